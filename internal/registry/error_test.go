@@ -1,0 +1,241 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/registry"
+	"github.com/signfleet/signfleet/internal/registry/registrytest"
+)
+
+var errLost = errors.New("the lease is lost")
+
+func requireStatus(t *testing.T, err error, status int) {
+	t.Helper()
+	require.Equal(t, status, factsOf(t, err).Status, err)
+}
+
+func factsOf(t *testing.T, err error) *registry.Error {
+	t.Helper()
+	var failed *registry.Error
+	require.ErrorAs(t, err, &failed)
+	return failed
+}
+
+func TestErrorTellsWhatTheRegistrySaid(t *testing.T) {
+	t.Parallel()
+	r, repository := plain(t)
+	r.Fail(registrytest.Match{Method: "PUT"}, registrytest.Fault{
+		Status: 429, Code: "TOOMANYREQUESTS", Message: "slow\ndown, see https://r/x?sig=hidden", RetryAfter: "30",
+	})
+	err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+	requireStatus(t, err, 429)
+	failed := factsOf(t, err)
+	require.Equal(t, []registry.Diagnostic{{Code: "TOOMANYREQUESTS", Message: "slow down, see https://r/x?REDACTED"}}, failed.Codes)
+	require.Equal(t, 30*time.Second, failed.RetryAfter)
+	require.False(t, failed.Network())
+	require.EqualError(t, err, "write manifest "+repository.Name()+":v1: PUT "+r.URL()+"/v2/team/app/manifests/v1: "+
+		"429 Too Many Requests: TOOMANYREQUESTS: slow down, see https://r/x?REDACTED")
+}
+
+func TestErrorBodiesOfAllKinds(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 2000)
+	tests := map[string]struct {
+		contentType, body string
+		want              []registry.Diagnostic
+	}{
+		"several":        {"application/json", `{"errors":[{"code":"A","message":"a"},{"code":"B"}]}`, []registry.Diagnostic{{"A", "a"}, {"B", ""}}},
+		"detail":         {"application/json", `{"errors":[{"code":"A","message":"a","detail":"more"}]}`, []registry.Diagnostic{{"A", "a: more"}}},
+		"numeric code":   {"application/json", `{"errors":[{"code":12,"message":"a","detail":{"k":1}}]}`, []registry.Diagnostic{{"12", "a"}}},
+		"a lone message": {"application/json", `{"message":"no"}`, []registry.Diagnostic{{"", "no"}}},
+		"text":           {"text/plain; charset=utf-8", "404 page\n not found", []registry.Diagnostic{{"", "404 page not found"}}},
+		"long":           {"text/plain", long, []registry.Diagnostic{{"", long[:512] + "..."}}},
+		"a page":         {"text/html", "<html>", nil},
+		"an array":       {"application/json", "[1]", nil},
+		"nothing":        {"", "", nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, repository := plain(t)
+			r.Fail(registrytest.Match{}, registrytest.Fault{Status: 400, ContentType: test.contentType, Body: test.body})
+			_, err := repository.Manifest(t.Context(), "v1")
+			requireStatus(t, err, 400)
+			require.Equal(t, test.want, factsOf(t, err).Codes)
+		})
+	}
+}
+
+func TestImmutableTags(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name          string
+		status        int
+		code, message string
+		want          bool
+	}{
+		{"Harbor", 412, "PRECONDITION", "Failed to process request due to 'app:v1' configured as immutable.", true},
+		{"Harbor policy", 412, "PROJECTPOLICYVIOLATION", "current image without vulnerability scanning cannot be pulled", false},
+		{"Quay", 409, "TAG_IMMUTABLE", "", true},
+		{"ECR", 400, "TAG_INVALID", "The image tag 'v1' already exists in the 'app' repository and cannot be overwritten because the repository is immutable.", true},
+		{"Google", 400, "MANIFEST_INVALID", "cannot update tag v1. The repository has enabled tag immutability", true},
+		{"Alibaba", 403, "DENIED", "The requested tag already exists and cannot be overwritten.", true},
+		{"a plain denial", 403, "DENIED", "requested access to the resource is denied", false},
+		{"a server error", 500, "UNKNOWN", "immutable", false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r, repository := plain(t)
+			fault := registrytest.Fault{Status: test.status, Code: test.code, Message: test.message, Times: registrytest.Always}
+			r.Fail(registrytest.Match{}, fault)
+			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+			requireStatus(t, err, test.status)
+			require.Equal(t, test.want, factsOf(t, err).Immutable())
+			_, err = repository.Manifest(t.Context(), "v1")
+			require.False(t, factsOf(t, err).Immutable(), "a read is never refused for it")
+		})
+	}
+}
+
+func TestOutcomeOfAWrite(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		fault   registrytest.Fault
+		unknown bool
+		network bool
+	}{
+		"cut before it was done": {registrytest.Fault{Cut: true}, true, true},
+		"cut after it was done":  {registrytest.Fault{Cut: true, Applied: true}, true, true},
+		"500":                    {registrytest.Fault{Status: 500}, true, false},
+		"502":                    {registrytest.Fault{Status: 502}, true, false},
+		"503 with a wait":        {registrytest.Fault{Status: 503, RetryAfter: "3"}, true, false},
+		"429":                    {registrytest.Fault{Status: 429}, false, false},
+		"400":                    {registrytest.Fault{Status: 400}, false, false},
+		"401":                    {registrytest.Fault{Status: 401}, false, false},
+		"302":                    {registrytest.Fault{Status: 302, Header: http.Header{"Location": {"/x"}}}, false, false},
+		"200":                    {registrytest.Fault{Status: 200}, false, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, repository := plain(t)
+			r.Fail(registrytest.Match{Method: "PUT"}, test.fault)
+			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+			requireStatus(t, err, test.fault.Status)
+			failed := factsOf(t, err)
+			require.Equal(t, test.unknown, registry.OutcomeUnknown(err))
+			require.Equal(t, test.network, failed.Network())
+			require.Equal(t, map[string]int{"PUT manifest": 1}, r.Counts(), "a write is never sent twice here")
+			_, _, stored := r.Get("team/app", "v1")
+			require.Equal(t, test.fault.Applied, stored)
+		})
+	}
+}
+
+func TestWriteThatHangsIsOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	r, repository := plain(t)
+	r.Fail(registrytest.Match{Method: "PUT"}, registrytest.Fault{Hang: true, Applied: true})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}")) }()
+	require.Eventually(t, func() bool { _, _, ok := r.Get("team/app", "v1"); return ok }, 10*time.Second, time.Millisecond)
+	cancel(errLost)
+	err := <-done
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, err, errLost)
+	require.True(t, registry.OutcomeUnknown(err))
+	require.False(t, factsOf(t, err).Network(), "it was not the network")
+}
+
+func TestWriteThatNeverLeftIsOfKnownOutcome(t *testing.T) {
+	t.Parallel()
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	secure := registrytest.New(t, registrytest.WithTLS())
+	verify := true
+	o := machine(t)
+	o.TLSVerify = &verify
+	for _, host := range []string{closed.Listener.Addr().String(), secure.Host()} {
+		repository, err := newClient(t, o).Repository(host + "/team/app")
+		require.NoError(t, err)
+		err = repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+		require.True(t, factsOf(t, err).Network())
+		require.False(t, registry.OutcomeUnknown(err))
+	}
+	require.Empty(t, secure.Requests(), "an unknown CA is not talked to")
+
+	_, repository := plain(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}"))
+	require.ErrorIs(t, err, context.Canceled)
+	require.False(t, registry.OutcomeUnknown(err))
+}
+
+func TestReadsAreRepeatedAFewTimes(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		fault registrytest.Fault
+		gets  int
+		fails bool
+	}{
+		"two cuts":             {registrytest.Fault{Cut: true, Times: 2}, 3, false},
+		"a restarting backend": {registrytest.Fault{Status: 502, Times: 1}, 2, false},
+		"an outage":            {registrytest.Fault{Status: 503, Times: registrytest.Always}, 3, true},
+		"told to wait":         {registrytest.Fault{Status: 503, RetryAfter: "5"}, 1, true},
+		"500 is no hiccup":     {registrytest.Fault{Status: 500}, 1, true},
+		"throttled":            {registrytest.Fault{Status: 429}, 1, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, repository := plain(t)
+			r.PushManifest(t, "team/app", "v1", "linux/amd64")
+			r.Fail(registrytest.Match{Method: "GET"}, test.fault)
+			_, err := repository.Manifest(t.Context(), "v1")
+			require.Equal(t, test.fails, err != nil, err)
+			require.False(t, registry.OutcomeUnknown(err))
+			require.Len(t, r.Requests(), test.gets)
+		})
+	}
+}
+
+func TestAnswerThatEndsTooSoon(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.WriteHeader(http.StatusOK)
+		_, _ = w.Write([]byte("{"))
+	}))
+	t.Cleanup(server.Close)
+	_, err := repositoryAt(t, server, machine(t)).Manifest(t.Context(), "v1")
+	require.True(t, factsOf(t, err).Network())
+	require.False(t, registry.OutcomeUnknown(err))
+}
+
+func TestSecretsOfRedirectsStayOutOfErrors(t *testing.T) {
+	t.Parallel()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	r, repository := plain(t)
+	r.Fail(registrytest.Match{Kind: registrytest.KindBlob}, registrytest.Fault{
+		Status: 307, Header: http.Header{"Location": {"http://user:pass@" + listener.Addr().String() + "/b?X-Amz-Signature=hidden"}},
+	})
+	_, err = repository.Blob(t.Context(), digest.FromString("x"), 10)
+	require.True(t, factsOf(t, err).Network())
+	require.NotContains(t, err.Error(), "hidden")
+	require.NotContains(t, err.Error(), "pass")
+}

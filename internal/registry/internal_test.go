@@ -1,0 +1,166 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/deadline"
+)
+
+func TestRedactURL(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		"https://u:p@h/v2/a/blobs/uploads/1?_state=s&digest=sha256:0#f": "https://h/v2/a/blobs/uploads/1?_state=REDACTED&digest=sha256%3A0",
+		"https://h/token?service=s&scope=repository:a:pull&account=me":  "https://h/token?account=REDACTED&scope=repository%3Aa%3Apull&service=s",
+		"https://h/b?X-Amz-Signature=x&Digest=y":                        "https://h/b?Digest=REDACTED&X-Amz-Signature=REDACTED",
+		"https://h/%2f/b":                                               "https://h/%2f/b",
+	}
+	for given, want := range tests {
+		u, err := url.Parse(given)
+		require.NoError(t, err)
+		require.Equal(t, want, redactURL(u))
+	}
+}
+
+func TestRedactText(t *testing.T) {
+	t.Parallel()
+	tests := map[string]string{
+		`Get "https://u:p@h/b?sig=x": EOF`:      `Get "https://h/b?REDACTED": EOF`,
+		"see http://h/b and HTTPS://h/c?sig=x.": "see http://h/b and HTTPS://h/c?REDACTED",
+		"what? nothing":                         "what? nothing",
+	}
+	for given, want := range tests {
+		require.Equal(t, want, redactText(given))
+	}
+}
+
+func TestParseRetryAfter(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	tests := map[string]struct {
+		header http.Header
+		want   time.Duration
+	}{
+		"none":        {http.Header{}, 0},
+		"seconds":     {http.Header{"Retry-After": {"120"}}, 2 * time.Minute},
+		"negative":    {http.Header{"Retry-After": {"-5"}}, 0},
+		"huge":        {http.Header{"Retry-After": {"99999999999"}}, (1<<31 - 1) * time.Second},
+		"nonsense":    {http.Header{"Retry-After": {"soon"}}, 0},
+		"date":        {http.Header{"Retry-After": {"Fri, 01 May 2026 12:00:30 GMT"}}, 30 * time.Second},
+		"date gone":   {http.Header{"Retry-After": {"Fri, 01 May 2026 11:00:00 GMT"}}, 0},
+		"other clock": {http.Header{"Retry-After": {"Fri, 01 May 2026 10:00:30 GMT"}, "Date": {"Fri, 01 May 2026 10:00:00 GMT"}}, 30 * time.Second},
+	}
+	for name, test := range tests {
+		require.Equal(t, test.want, parseRetryAfter(test.header, now), name)
+	}
+}
+
+func TestWaitingForASlotIsNoWork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlots(1)
+		release, err := s.take(t.Context(), "h")
+		require.NoError(t, err)
+
+		ctx, clock, stop := deadline.With(t.Context(), deadline.Limits{Work: time.Second, Wait: time.Hour})
+		defer stop()
+		go func() {
+			time.Sleep(time.Minute) // of the bubble
+			release()
+			release() // giving back twice gives one
+		}()
+		second, err := s.take(ctx, "h")
+		require.NoError(t, err)
+		require.Equal(t, time.Minute, clock.Waited())
+		defer second()
+
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err = s.take(ended, "h")
+		require.ErrorIs(t, err, context.Canceled)
+		other, err := s.take(ended, "other host")
+		require.NoError(t, err)
+		other()
+	})
+}
+
+func TestRepeatsAreFewAndEndWithTheContext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sent := 0
+		cut := errors.New("connection reset")
+		transport := &repeatTransport{
+			next:   roundTripFunc(func(*http.Request) (*http.Response, error) { sent++; return nil, cut }),
+			unsure: func() bool { return false },
+		}
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		began := time.Now()
+		_, err := transport.RoundTrip(req) //nolint:bodyclose // there is none
+		require.ErrorIs(t, err, cut)
+		require.Equal(t, 3, sent)
+		require.Less(t, time.Since(began), time.Second)
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		sent = 0
+		_, err = transport.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // there is none
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 1, sent)
+	})
+}
+
+type roundTripFunc func(*http.Request) (*http.Response, error)
+
+func (f roundTripFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestFlightEndsWithItsLastWaiter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights()
+		var ended error
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			synctest.Wait()
+			cancel()
+		}()
+		_, err := f.do(ctx, "key", func(ctx context.Context) (string, error) {
+			<-ctx.Done()
+			ended = ctx.Err()
+			return "", ended
+		})
+		require.ErrorIs(t, err, context.Canceled)
+		require.True(t, f.close(time.Second), "nothing is left behind")
+		require.ErrorIs(t, ended, context.Canceled)
+
+		_, err = f.do(t.Context(), "key", nil)
+		require.ErrorIs(t, err, errClosed)
+	})
+}
+
+func TestFlightIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights()
+		_, err := f.do(t.Context(), "key", func(ctx context.Context) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+
+		hung := make(chan struct{})
+		go func() {
+			_, _ = f.do(t.Context(), "hung", func(context.Context) (string, error) { <-hung; return "", nil })
+		}()
+		synctest.Wait()
+		require.False(t, f.close(time.Second), "closing does not hang with it")
+		close(hung)
+	})
+}

@@ -1,0 +1,245 @@
+// Package registrytest is a registry for tests: one that keeps everything in
+// memory, is as strict as a real one where that matters to a client, counts
+// the requests it gets and fails them on demand.
+//
+// It decides what the registry does; it does not know who asks, so what a test
+// expects is the test's.
+package registrytest
+
+import (
+	"context"
+	"encoding/pem"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// Registry is a registry that serves until its test ends.
+type Registry struct {
+	store  http.Handler
+	server *httptest.Server
+	tls    bool
+	single bool // a single POST uploads
+	strict bool // a manifest needs its blobs
+	auth   authorizer
+
+	closing chan struct{} // lets go of requests that hang
+
+	mu       sync.Mutex
+	requests []Request
+	faults   []*planned
+	blobs    map[string]bool // repository@digest
+}
+
+// Option makes a registry differ from the plain one: http, no credentials,
+// single POST, a manifest's blobs must be there.
+type Option func(*Registry)
+
+// WithTLS serves https. Clients trust it through CertsDir.
+func WithTLS() Option { return func(r *Registry) { r.tls = true } }
+
+// WithoutSinglePost answers a single POST with 202, as distribution does.
+func WithoutSinglePost() Option { return func(r *Registry) { r.single = false } }
+
+// WithLooseManifests accepts manifests whose blobs are missing.
+func WithLooseManifests() Option { return func(r *Registry) { r.strict = false } }
+
+// New starts a registry.
+func New(t testing.TB, options ...Option) *Registry {
+	t.Helper()
+	r := &Registry{
+		store:   registry.New(registry.Logger(log.New(io.Discard, "", 0))),
+		single:  true,
+		strict:  true,
+		closing: make(chan struct{}),
+		blobs:   make(map[string]bool),
+	}
+	for _, option := range options {
+		option(r)
+	}
+	r.server = httptest.NewUnstartedServer(http.HandlerFunc(r.serve))
+	r.server.EnableHTTP2 = true
+	r.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if r.tls {
+		r.server.StartTLS()
+	} else {
+		r.server.Start()
+	}
+	t.Cleanup(func() {
+		close(r.closing)
+		r.server.Close()
+	})
+	return r
+}
+
+// Host is the registry's host:port.
+func (r *Registry) Host() string { return r.server.Listener.Addr().String() }
+
+// URL is the registry's root, with its scheme.
+func (r *Registry) URL() string { return r.server.URL }
+
+// CertsDir writes a certs.d directory by which the registry is trusted.
+func (r *Registry) CertsDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	host := filepath.Join(dir, r.Host())
+	must(t, os.Mkdir(host, 0o700))
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.server.Certificate().Raw})
+	must(t, os.WriteFile(filepath.Join(host, "ca.crt"), ca, 0o600))
+	return dir
+}
+
+// serve is the way of every request: counted, failed if planned, refused if
+// not authorized, else done.
+func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
+	request := parseRequest(req)
+	number := r.count(request)
+	recorded := &statusRecorder{ResponseWriter: w}
+	defer func() { r.answered(number, recorded.status) }()
+
+	if fault, ok := r.faultFor(request); ok {
+		if fault.Applied {
+			r.handle(httptest.NewRecorder(), req, request)
+		}
+		r.strike(recorded, req, fault)
+		return
+	}
+	r.handle(recorded, req, request)
+}
+
+func (r *Registry) handle(w http.ResponseWriter, req *http.Request, request Request) {
+	switch {
+	case request.Kind == KindToken:
+		r.auth.serveToken(w, req)
+	case !r.auth.allows(req, request):
+		r.auth.challenge(w, r.URL(), request)
+	case request.Kind == KindManifest && req.Method == http.MethodGet:
+		r.getManifest(w, req)
+	case request.Kind == KindManifest && req.Method == http.MethodPut:
+		r.putManifest(w, req, request)
+	case request.Kind == KindBlob:
+		r.getBlob(w, req, request)
+	case request.Kind == KindUpload:
+		r.upload(w, req, request)
+	default:
+		r.store.ServeHTTP(w, req)
+	}
+}
+
+// getManifest hides a manifest whose type the client does not name, as
+// distribution does.
+func (r *Registry) getManifest(w http.ResponseWriter, req *http.Request) {
+	stored := httptest.NewRecorder()
+	r.store.ServeHTTP(stored, req)
+	accepted := strings.Join(req.Header.Values("Accept"), ",")
+	mediaType := stored.Header().Get("Content-Type")
+	if stored.Code == http.StatusOK && !strings.Contains(accepted, mediaType) {
+		writeError(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest found, but accept header does not support its type")
+		return
+	}
+	replay(w, stored)
+}
+
+func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, request Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return
+	}
+	if r.strict {
+		if missing := r.missingBlobs(request.Repository, body); len(missing) > 0 {
+			writeError(w, http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry: "+missing[0])
+			return
+		}
+	}
+	req.Body = io.NopCloser(strings.NewReader(string(body)))
+	r.store.ServeHTTP(w, req)
+}
+
+// getBlob keeps the blobs of repositories apart, which the store does not.
+func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, request Request) {
+	if !r.holds(request.Repository, request.Reference) {
+		writeError(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown to registry")
+		return
+	}
+	r.store.ServeHTTP(w, req)
+}
+
+func (r *Registry) upload(w http.ResponseWriter, req *http.Request, request Request) {
+	d := req.URL.Query().Get("digest")
+	if req.Method == http.MethodPost && d != "" {
+		if req.Header.Get("Content-Type") != "application/octet-stream" {
+			writeError(w, http.StatusUnsupportedMediaType, "UNSUPPORTED", "an upload is application/octet-stream")
+			return
+		}
+		if !r.single {
+			req = req.Clone(req.Context())
+			req.URL.RawQuery = ""
+		}
+	}
+	done := httptest.NewRecorder()
+	r.store.ServeHTTP(done, req)
+	if done.Code == http.StatusCreated {
+		r.hold(request.Repository, d)
+	}
+	replay(w, done)
+}
+
+func (r *Registry) hold(repository, digest string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.blobs[repository+"@"+digest] = true
+}
+
+func (r *Registry) holds(repository, digest string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.blobs[repository+"@"+digest]
+}
+
+// inside is a request that a test makes of the store itself: not counted, not
+// failed, not authorized.
+func (r *Registry) inside(method, path, contentType string, body []byte) *httptest.ResponseRecorder {
+	req := httptest.NewRequestWithContext(context.Background(), method, path, strings.NewReader(string(body)))
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	w := httptest.NewRecorder()
+	r.store.ServeHTTP(w, req)
+	return w
+}
+
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusRecorder) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets a fault get at the connection.
+func (w *statusRecorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func replay(w http.ResponseWriter, recorded *httptest.ResponseRecorder) {
+	for key, values := range recorded.Header() {
+		w.Header()[key] = values
+	}
+	w.WriteHeader(recorded.Code)
+	_, _ = w.Write(recorded.Body.Bytes())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
