@@ -1,0 +1,266 @@
+package sign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	oci "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/signfleet/signfleet/internal/registry"
+)
+
+const (
+	// maxTurns bounds how often an attachment is begun anew, whatever the reason.
+	maxTurns = 8
+	// maxUnknown bounds the writes whose outcome stays unknown: from then on
+	// the registry is ill, and waiting for it is up to the caller.
+	maxUnknown = 3
+)
+
+var (
+	// errAgain ends a turn that another one has to follow; why is noted apart.
+	errAgain = errors.New("again")
+
+	errLeaseShort  = errors.New("its lock was about to run out")
+	errLeaseLost   = errors.New("its lock was lost while it was written")
+	errOverwritten = errors.New("another signer overwrote it")
+)
+
+// attachmentStore is where attachments are.
+type attachmentStore interface {
+	Name() string
+	Manifest(ctx context.Context, reference string) (registry.Manifest, error)
+	PutManifest(ctx context.Context, reference, mediaType string, body []byte) error
+	PutBlob(ctx context.Context, body []byte) error
+	PutConstant(ctx context.Context, body []byte) error
+	Holds(d digest.Digest)
+}
+
+// attaching is the writing of one attachment, from the first look at it until
+// all signatures are there.
+type attaching struct {
+	*Signer
+	repo       attachmentStore
+	manifest   digest.Digest // what is signed
+	tag        string
+	name       string // for errors: repository:tag
+	signatures *signatures
+
+	confirming bool          // somebody else signs here, or all writes are confirmed
+	uploaded   bool          // our payload is there
+	mistrust   bool          // the registry lacked a blob that it should have had
+	seen       attachment    // the last one that was not absent
+	unknown    int           // writes with an unknown outcome
+	unsettled  bool          // none has succeeded since such a write
+	last       error         // why the last turn was not the end
+	slowest    time.Duration // longest time from a read to the end of its write
+}
+
+// attach adds the signatures that are missing to the attachment of a manifest,
+// and returns the digest of the attachment that has them all.
+func (s *Signer) attach(ctx context.Context, repo attachmentStore, manifest digest.Digest, signatures *signatures) (digest.Digest, error) {
+	tag := attachmentTag(manifest)
+	a := &attaching{
+		Signer:     s,
+		repo:       repo,
+		manifest:   manifest,
+		tag:        tag,
+		name:       repo.Name() + ":" + tag,
+		signatures: signatures,
+		confirming: s.options.ConfirmWrites == ConfirmAlways,
+	}
+	for range maxTurns {
+		attached, err := a.turn(ctx)
+		if !errors.Is(err, errAgain) {
+			return attached, err
+		}
+		s.options.Log.Info("attaching once more", zap.String("attachment", a.name), zap.NamedError("because", a.last))
+	}
+	return "", &ConflictError{Attachment: a.name, Reason: fmt.Sprintf("not written in %d tries", maxTurns), Err: a.last}
+}
+
+// turn writes the attachment and, where that is called for, sees to it that it
+// stays. The wait for that needs no lock: who has the lock next reads first.
+func (a *attaching) turn(ctx context.Context) (digest.Digest, error) {
+	attached, wrote, err := a.write(ctx)
+	if err != nil || !wrote || !a.confirming {
+		return attached, err
+	}
+	return a.confirm(ctx, time.Now())
+}
+
+// write looks at the attachment and adds to it what is missing, under its lock.
+func (a *attaching) write(ctx context.Context) (attached digest.Digest, wrote bool, err error) {
+	lease, err := a.options.Locker.Lock(ctx, a.repo.Name()+"@"+a.manifest.String())
+	if err != nil {
+		return "", false, fmt.Errorf("waiting for the lock of %s: %w", a.name, err)
+	}
+	defer a.unlock(lease)
+
+	found, missing, began, err := a.prepare(ctx)
+	if err != nil || len(missing) == 0 {
+		return found.digest, false, err
+	}
+	body, err := found.with(a.name, missing)
+	if err != nil {
+		return "", false, err
+	}
+	if a.unknown >= maxUnknown {
+		return "", false, a.last
+	}
+	if lease.Left() < a.options.LeaseMargin {
+		return "", false, a.again(errLeaseShort)
+	}
+	if err := a.put(ctx, body); err != nil {
+		return "", false, a.judge(ctx, err)
+	}
+	a.unsettled = false
+	a.slowest = max(a.slowest, time.Since(began))
+	if lease.Left() <= 0 {
+		return "", false, a.again(errLeaseLost)
+	}
+	return digest.FromBytes(body), true, nil
+}
+
+// prepare reads the attachment, makes the signatures that it lacks, and
+// uploads the blobs that they need; nothing is uploaded for signatures that are
+// there. began is when the read began that the write will be based on.
+func (a *attaching) prepare(ctx context.Context) (found attachment, missing []descriptor, began time.Time, err error) {
+	for {
+		began = time.Now()
+		if found, err = a.read(ctx); err != nil {
+			return attachment{}, nil, began, err
+		}
+		if missing, err = a.signatures.missing(ctx, found); err != nil || len(missing) == 0 {
+			return found, nil, began, err
+		}
+		uploaded, err := a.upload(ctx, found)
+		if err != nil {
+			return attachment{}, nil, began, err
+		}
+		// Where others write too, the shorter the time from read to write is,
+		// the less can happen in it.
+		if !uploaded || !a.confirming {
+			return found, missing, began, nil
+		}
+	}
+}
+
+// read gets the attachment. Status 404 is the absent one, whatever else the
+// answer says; every other failure is one, or signatures would be lost.
+func (a *attaching) read(ctx context.Context) (attachment, error) {
+	manifest, err := a.repo.Manifest(ctx, a.tag)
+	if errors.Is(err, registry.ErrNotFound) {
+		return a.afterLoss(), nil
+	}
+	if err != nil {
+		return attachment{}, fmt.Errorf("reading %s: %w", a.name, err)
+	}
+	found, err := readAttachment(a.name, manifest)
+	if err != nil {
+		return attachment{}, err
+	}
+	a.seen = found
+	if constant := digest.FromString(constantConfig); found.config == constant && !a.mistrust {
+		a.repo.Holds(constant)
+	}
+	if a.options.ConfirmWrites == ConfirmAuto && found.carriesOthers(a.options.Keys, a.signatures.payload) {
+		a.confirming = true
+	}
+	return found, nil
+}
+
+// afterLoss is what to go on from when there is no attachment: nothing, unless
+// it was there before a write of ours that failed. zot deletes the manifest of
+// a tag when writing another one goes wrong, and the others' signatures in it
+// would be gone for good.
+func (a *attaching) afterLoss() attachment {
+	if !a.unsettled || a.seen.absent() {
+		return attachment{}
+	}
+	a.options.Log.Warn("the registry lost an attachment when writing to it failed, it is written again",
+		zap.String("attachment", a.name), zap.Stringer("lost", a.seen.digest))
+	return a.seen
+}
+
+// upload puts the blobs that the attachment will name. uploaded tells that it
+// may have taken time.
+func (a *attaching) upload(ctx context.Context, found attachment) (uploaded bool, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	// What the present manifest names, the registry has.
+	if !a.uploaded && (a.mistrust || !found.names(a.signatures.digest)) {
+		uploaded = true
+		group.Go(func() error { return a.repo.PutBlob(ctx, a.signatures.payload) })
+	}
+	switch {
+	case a.mistrust && !a.uploaded:
+		group.Go(func() error { return a.repo.PutBlob(ctx, []byte(constantConfig)) })
+	case found.absent():
+		group.Go(func() error { return a.repo.PutConstant(ctx, []byte(constantConfig)) })
+	}
+	if err := group.Wait(); err != nil {
+		return false, fmt.Errorf("uploading for %s: %w", a.name, err)
+	}
+	a.uploaded = true
+	return uploaded, nil
+}
+
+// put writes the attachment. Its deadline ends before the lease does.
+func (a *attaching) put(ctx context.Context, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, a.options.WriteTimeout)
+	defer cancel()
+	return a.repo.PutManifest(ctx, a.tag, oci.MediaTypeImageManifest, body)
+}
+
+// judge tells what a failed write means: the end, or another turn, which
+// begins with reading what became of it.
+func (a *attaching) judge(ctx context.Context, failure error) error {
+	failure = fmt.Errorf("writing %s: %w", a.name, failure)
+	var answer *registry.Error
+	answered := errors.As(failure, &answer)
+	switch {
+	case ctx.Err() != nil:
+		return failure
+	case answered && answer.Immutable():
+		return &ImmutableError{Attachment: a.name, Err: failure}
+	case answered && answer.RetryAfter > 0:
+		// Waiting is up to the caller, and whoever tries next reads first.
+		return failure
+	case answered && lacksBlob(answer) && !a.mistrust:
+		// A garbage collection took what this process or a manifest knew of.
+		a.mistrust, a.uploaded = true, false
+		return a.again(failure)
+	case registry.OutcomeUnknown(failure), errors.Is(failure, context.DeadlineExceeded):
+		a.unknown++
+		a.unsettled = true
+		return a.again(failure)
+	}
+	return failure
+}
+
+// lacksBlob tells the refusal of a manifest that names an unknown blob.
+func lacksBlob(answer *registry.Error) bool {
+	return slices.ContainsFunc(answer.Codes, func(d registry.Diagnostic) bool {
+		return d.Code == "MANIFEST_BLOB_UNKNOWN" || d.Code == "BLOB_UNKNOWN"
+	})
+}
+
+// again notes why another turn is needed.
+func (a *attaching) again(because error) error {
+	a.last = because
+	return errAgain
+}
+
+// unlock gives the turn back. A failure keeps others waiting until the lease
+// ends by itself; the signing is done all the same.
+func (a *attaching) unlock(lease Lease) {
+	if err := lease.Unlock(); err != nil {
+		a.options.Log.Warn("unlocking an attachment", zap.String("attachment", a.name), zap.Error(err))
+	}
+}

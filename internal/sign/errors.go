@@ -1,0 +1,124 @@
+package sign
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// What can be wrong with a key; a [KeyError] wraps one of these or the error
+// of the backend that holds the key.
+var (
+	ErrNoKey            = errors.New("no private key in it")
+	ErrUnsupportedKey   = errors.New("not a key that can sign images")
+	ErrDamagedKey       = errors.New("the private key cannot be read")
+	ErrWrongPassphrase  = errors.New("wrong passphrase")
+	ErrPassphraseNeeded = errors.New("the private key is encrypted and no passphrase was given")
+	ErrUnknownKey       = errors.New("not a key of this signer")
+	ErrInvalidSignature = errors.New("the signature just made does not verify with the public key")
+)
+
+// KeyError says which key cannot be used, why, and what to do about it. It
+// never carries key material or a passphrase.
+type KeyError struct {
+	File        string // empty when the key did not come from a file
+	Fingerprint string // empty when the key was not read so far as to have one
+	Err         error
+	Remedy      string
+}
+
+func (e *KeyError) Error() string {
+	var text strings.Builder
+	text.WriteString("key")
+	for _, name := range []string{e.File, e.Fingerprint} {
+		if name != "" {
+			text.WriteString(" " + name)
+		}
+	}
+	fmt.Fprintf(&text, ": %v", e.Err)
+	if e.Remedy != "" {
+		fmt.Fprintf(&text, " (%s)", e.Remedy)
+	}
+	return text.String()
+}
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// ReferenceError is a reference, a pinned digest or an identity of a request
+// that cannot be read.
+type ReferenceError struct {
+	Reference string // as given
+	Reason    string
+}
+
+func (e *ReferenceError) Error() string {
+	return fmt.Sprintf("%q: %s", e.Reference, e.Reason)
+}
+
+// PlatformError is a platform filter of a request that cannot be read.
+type PlatformError struct {
+	Platform string // as given
+	Reason   string
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("platform %q: %s", e.Platform, e.Reason)
+}
+
+// MismatchError is an image whose digest is not the pinned one: the tag has
+// moved since the pin was taken.
+type MismatchError struct {
+	Reference string
+	Pinned    digest.Digest
+	Found     digest.Digest
+}
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("%s is %s, not the pinned %s", e.Reference, e.Found, e.Pinned)
+}
+
+// UnsupportedError is a manifest of a kind that is neither signed nor skipped:
+// Docker schema 1, an unknown media type, or one that says two things at once.
+type UnsupportedError struct {
+	Reference string // of the image, or of the attachment
+	MediaType string
+	Reason    string
+}
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("%s has the unsupported media type %q: %s", e.Reference, e.MediaType, e.Reason)
+}
+
+// ConflictError is an attachment that could not be written although the
+// registry did not refuse it: others kept overwriting it, its lock was not to
+// be had for long enough, or something that is no attachment has its tag.
+type ConflictError struct {
+	Attachment string // repository:tag
+	Reason     string
+	Err        error // of the last try, if it had one
+}
+
+func (e *ConflictError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("attachment %s: %s: %v", e.Attachment, e.Reason, e.Err)
+	}
+	return fmt.Sprintf("attachment %s: %s", e.Attachment, e.Reason)
+}
+
+func (e *ConflictError) Unwrap() error { return e.Err }
+
+// ImmutableError is an attachment that lacks our signature and that the
+// registry does not let anybody change.
+type ImmutableError struct {
+	Attachment string // repository:tag
+	Err        error  // the registry's answer
+}
+
+func (e *ImmutableError) Error() string {
+	return fmt.Sprintf("attachment %s is immutable, exclude %q tags from the registry's rule: %v",
+		e.Attachment, "sha256-*.sig", e.Err)
+}
+
+func (e *ImmutableError) Unwrap() error { return e.Err }

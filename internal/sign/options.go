@@ -1,0 +1,125 @@
+package sign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/internal/registry"
+)
+
+// Format is the way in which signatures are attached to an image.
+type Format string
+
+// FormatTag attaches signatures under the tag sha256-<hex>.sig, where every
+// version of cosign and containers/image finds them.
+const FormatTag Format = "tag"
+
+// ConfirmWrites tells when a signature that was attached is looked at again.
+// The locks of [Locker] keep signers of one fleet apart; others know no lock,
+// and a registry cannot be asked to write only if nobody else did.
+type ConfirmWrites string
+
+const (
+	// ConfirmAuto confirms where the attachment carried something that is not by
+	// one of our keys: somebody else signs here.
+	ConfirmAuto ConfirmWrites = "auto"
+	// ConfirmAlways confirms every write.
+	ConfirmAlways ConfirmWrites = "always"
+	// ConfirmNever trusts the registry's answer.
+	ConfirmNever ConfirmWrites = "never"
+)
+
+// Locker lets signers of one attachment take turns.
+type Locker interface {
+	// Lock waits for its turn; name is "registry/repository@digest". That the
+	// waiting does not count as work on the image is its business too.
+	Lock(ctx context.Context, name string) (Lease, error)
+}
+
+// Lease is a turn at an attachment.
+type Lease interface {
+	// Left is how long the lease still holds for certain, 0 when it is lost.
+	Left() time.Duration
+	// Unlock gives the turn back. It is bounded by itself, and works after the
+	// context that the lock was taken with is cancelled.
+	Unlock() error
+}
+
+// Options are what a [Signer] is made of. Registry, Locker and Keys must be set.
+type Options struct {
+	Registry      *registry.Client
+	Locker        Locker
+	Keys          []*Key
+	ConfirmWrites ConfirmWrites // default auto
+	Format        Format        // default tag
+	SkipIndex     bool          // sign the manifests of an index, but not the index
+	Log           *zap.Logger   // default none
+
+	// WriteTimeout bounds the writing of an attachment, which starts only while
+	// its lease lasts for LeaseMargin: so it ends while the lease still holds.
+	WriteTimeout time.Duration // default 20 s
+	LeaseMargin  time.Duration // default 30 s
+	// ConfirmAfter are the times after a write at which it is confirmed.
+	ConfirmAfter []time.Duration // default 1 s and 2 s
+}
+
+// Validate names the first option that is missing or wrong.
+func (o Options) Validate() error {
+	if o.Registry == nil {
+		return errors.New("option Registry is missing")
+	}
+	return o.validateRest()
+}
+
+func (o Options) validateRest() error {
+	switch {
+	case o.Locker == nil:
+		return errors.New("option Locker is missing")
+	case len(o.Keys) == 0:
+		return errors.New("option Keys is empty")
+	case !slices.Contains([]ConfirmWrites{"", ConfirmAuto, ConfirmAlways, ConfirmNever}, o.ConfirmWrites):
+		return fmt.Errorf("option ConfirmWrites: %q is none of auto, always, never", o.ConfirmWrites)
+	case o.Format != "" && o.Format != FormatTag:
+		return fmt.Errorf("option Format: %q is not tag", o.Format)
+	case o.WriteTimeout < 0 || o.LeaseMargin < 0:
+		return errors.New("options WriteTimeout and LeaseMargin must not be negative")
+	}
+	if o = o.withDefaults(); o.WriteTimeout > o.LeaseMargin {
+		return fmt.Errorf("option WriteTimeout: %s is longer than LeaseMargin, %s", o.WriteTimeout, o.LeaseMargin)
+	}
+	held := map[string]bool{}
+	for _, key := range o.Keys {
+		if key == nil || held[key.Fingerprint()] {
+			return errors.New("option Keys has an empty entry or one key twice")
+		}
+		held[key.Fingerprint()] = true
+	}
+	return nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.ConfirmWrites == "" {
+		o.ConfirmWrites = ConfirmAuto
+	}
+	if o.Format == "" {
+		o.Format = FormatTag
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = 20 * time.Second
+	}
+	if o.LeaseMargin == 0 {
+		o.LeaseMargin = 30 * time.Second
+	}
+	if o.ConfirmAfter == nil {
+		o.ConfirmAfter = []time.Duration{time.Second, 2 * time.Second}
+	}
+	return o
+}

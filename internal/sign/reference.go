@@ -1,0 +1,77 @@
+package sign
+
+import (
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	docker "github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+// source is where a request's image is and what its signatures will call it.
+type source struct {
+	given      string          // as the request has it
+	repository string          // host/path, normalised as docker does
+	lookup     string          // tag or digest that finds the image
+	pins       []digest.Digest // what the image found must be
+	identity   string          // docker-reference of the payloads
+}
+
+// parseSource reads a request's reference, pin and identity.
+//
+// A reference with tag and digest is looked up by its tag, and the digest is a
+// pin: the signature will say that the tag is this image, so it has to be.
+func parseSource(req Request) (source, error) {
+	named, err := docker.ParseNormalizedNamed(req.Reference)
+	if err != nil {
+		return source{}, &ReferenceError{Reference: req.Reference, Reason: err.Error()}
+	}
+	src := source{given: req.Reference, repository: named.Name()}
+	digested, hasDigest := named.(docker.Digested)
+	if hasDigest {
+		src.lookup = digested.Digest().String()
+		src.identity = src.repository + "@" + src.lookup
+		src.pins = append(src.pins, digested.Digest())
+	}
+	// latest is docker's meaning of a bare name, not of a name with a digest.
+	if tagged, ok := docker.TagNameOnly(named).(docker.Tagged); ok {
+		src.lookup = tagged.Tag()
+		src.identity = src.repository + ":" + src.lookup
+	}
+	if req.Digest != "" {
+		pin, err := digest.Parse(req.Digest)
+		if err != nil {
+			return source{}, &ReferenceError{Reference: req.Digest, Reason: err.Error()}
+		}
+		src.pins = append(src.pins, pin)
+	}
+	if req.Identity != "" {
+		if err := checkIdentity(req.Identity); err != nil {
+			return source{}, err
+		}
+		src.identity = req.Identity
+	}
+	return src, nil
+}
+
+// checkIdentity refuses an identity that containers/image could not read back:
+// such a signature would be accepted by nobody who looks at it.
+func checkIdentity(name string) error {
+	if _, err := docker.ParseNormalizedNamed(name); err != nil || !utf8.ValidString(name) {
+		return &ReferenceError{Reference: name, Reason: "not an identity: an image reference is needed"}
+	}
+	return nil
+}
+
+// attachmentTag is the tag under which the signatures of a manifest are found.
+func attachmentTag(manifest digest.Digest) string {
+	return strings.Replace(manifest.String(), ":", "-", 1) + ".sig"
+}
+
+var fallbackTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
+
+// isFallback tells the tag of the index that lists the referrers of a
+// manifest where a registry has no referrers API (OCI distribution spec 1.1,
+// "referrers tag schema").
+func isFallback(tag string) bool { return fallbackTag.MatchString(tag) }

@@ -1,0 +1,121 @@
+package sign
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	oci "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// indexPlatform is what stands for the platform of an index in a result.
+	indexPlatform = "index"
+	// buildkit marks its attestations, which look like images, by this.
+	referenceTypeAnnotation = "vnd.docker.reference.type"
+	// maxConfig bounds the config blob of an image; containers/image reads as much.
+	maxConfig = 4 << 20
+)
+
+// target is one manifest to sign.
+type target struct {
+	digest   digest.Digest
+	platform string // "index", os/arch[/variant], or empty when nobody had to know
+}
+
+// selection is which manifests of an image are to be signed, or why none is.
+type selection struct {
+	targets []target
+	skipped string
+}
+
+// selectTargets chooses what to sign of an image.
+func selectTargets(ctx context.Context, repo imageReader, img resolved, wanted platforms, skipIndex bool) (selection, error) {
+	if reason := img.notAnImage(); reason != "" {
+		return selection{skipped: reason}, nil
+	}
+	if img.kind == indexKind {
+		return selectChildren(img, wanted, skipIndex), nil
+	}
+	return selectSingle(ctx, repo, img, wanted)
+}
+
+// selectChildren chooses the index and its children of the wanted platforms.
+// The index is signed for the sake of its children: without one it is not.
+//
+// A child that is an index itself is taken as one thing, by the platform that
+// its descriptor gives: who pulls it by that platform gets this digest. What
+// it holds is not descended into.
+func selectChildren(img resolved, wanted platforms, skipIndex bool) selection {
+	var targets []target
+	if !skipIndex {
+		targets = append(targets, target{digest: img.digest, platform: indexPlatform})
+	}
+	children := 0
+	seen := map[digest.Digest]bool{img.digest: true}
+	for _, child := range img.content.Manifests {
+		if !selectable(child, wanted) {
+			continue
+		}
+		children++
+		// One manifest may serve several platforms; it has one attachment.
+		if seen[child.Digest] {
+			continue
+		}
+		seen[child.Digest] = true
+		name := ""
+		if child.Platform != nil {
+			name = platformOf(child.Platform).String()
+		}
+		targets = append(targets, target{digest: child.Digest, platform: name})
+	}
+	switch {
+	case children > 0:
+		return selection{targets: targets}
+	case len(wanted) > 0:
+		return selection{skipped: fmt.Sprintf("no platform of the index matches %s", wanted)}
+	}
+	return selection{skipped: "the index holds no image"}
+}
+
+// selectable tells whether a child of an index is an image of a wanted platform.
+// A child of which no platform is said, as the OCI specification allows, is
+// signed only when every platform is wanted.
+func selectable(child oci.Descriptor, wanted platforms) bool {
+	if _, err := kindOf("", child.MediaType); err != nil || child.Digest.Validate() != nil {
+		return false
+	}
+	// Some builders repeat the type of the config here, which for an image is
+	// that of an image.
+	if child.ArtifactType != "" && !isImageConfig(child.ArtifactType) || child.Annotations[referenceTypeAnnotation] != "" {
+		return false
+	}
+	if child.Platform == nil {
+		return len(wanted) == 0
+	}
+	have := platformOf(child.Platform)
+	return !have.unknown() && wanted.match(have)
+}
+
+// selectSingle chooses an image that is not part of an index. Its platform
+// stands in its config, which is read only if somebody asks for the platform.
+func selectSingle(ctx context.Context, repo imageReader, img resolved, wanted platforms) (selection, error) {
+	if len(wanted) == 0 {
+		return selection{targets: []target{{digest: img.digest}}}, nil
+	}
+	body, err := repo.Blob(ctx, img.content.Config.Digest, maxConfig)
+	if err != nil {
+		return selection{}, fmt.Errorf("reading the config of %s: %w", img.digest, err)
+	}
+	var config oci.Platform
+	if err := json.Unmarshal(body, &config); err != nil {
+		return selection{}, &UnsupportedError{Reference: img.given, MediaType: img.content.Config.MediaType,
+			Reason: "the image's config is not the JSON it should be"}
+	}
+	have := platformOf(&config)
+	if !wanted.match(have) {
+		return selection{skipped: fmt.Sprintf("its platform %q matches none of %s", have, wanted)}, nil
+	}
+	return selection{targets: []target{{digest: img.digest, platform: have.String()}}}, nil
+}

@@ -1,0 +1,195 @@
+// Package sign signs container images: it resolves a reference to a manifest,
+// selects what of it is to be signed, signs that, and attaches the signatures
+// in the registry where cosign and containers/image look for them. Signing
+// again what is signed already writes nothing.
+//
+// It decides what is an image and what is not, what a payload says, when two
+// signatures are the same, and how to write to a tag that others write to as
+// well. It does not know who asks for the signing, what becomes of an error,
+// nor how bytes travel to a registry.
+package sign
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/signfleet/signfleet/internal/registry"
+)
+
+// maxParallel bounds how many manifests of one image are signed side by side.
+const maxParallel = 8
+
+// Request asks for one image to be signed.
+type Request struct {
+	Reference string   // host/repo:tag, host/repo@digest or host/repo:tag@digest
+	Digest    string   // optional: what the image must be
+	Platforms []string // os/arch[/variant], "*" for any part; empty means all
+	Keys      []string // fingerprints; empty means all keys of the signer
+	Identity  string   // optional: docker-reference of the payload
+}
+
+// Result is what became of a request.
+type Result struct {
+	Digest  string      // of the image
+	Signed  []Signature // of each manifest selected, the index first
+	Skipped string      // the reason, when there was nothing to sign
+}
+
+// Signature is one signature of one manifest.
+type Signature struct {
+	Digest     string // of the manifest
+	Platform   string // "index" for the index; empty when no platform was asked for or said
+	Key        string // fingerprint
+	Format     string
+	Attachment string // digest of what carries the signature
+	Already    bool   // it was there before
+}
+
+// Signer signs images. It is safe for concurrent use.
+type Signer struct {
+	options Options
+	open    func(name string) (repository, error)
+	jitter  func() float64 // from 0 up to 1
+}
+
+// imageReader reads images.
+type imageReader interface {
+	Manifest(ctx context.Context, reference string) (registry.Manifest, error)
+	Blob(ctx context.Context, d digest.Digest, limit int64) ([]byte, error)
+}
+
+// repository is what signing needs of a *registry.Repository.
+type repository interface {
+	imageReader
+	attachmentStore
+}
+
+// New makes a signer.
+func New(o Options) (*Signer, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	return newSigner(o, func(name string) (repository, error) {
+		// What a user has switched off for a scope is not done behind his back.
+		if err := o.Registry.AttachmentsAllowed(name); err != nil {
+			return nil, err
+		}
+		return o.Registry.Repository(name)
+	})
+}
+
+func newSigner(o Options, open func(name string) (repository, error)) (*Signer, error) {
+	if err := o.validateRest(); err != nil {
+		return nil, err
+	}
+	jitter := rand.Float64
+	return &Signer{options: o.withDefaults(), open: open, jitter: jitter}, nil
+}
+
+// Sign signs an image. With an error, the result still says what was signed
+// until then.
+func (s *Signer) Sign(ctx context.Context, req Request) (Result, error) {
+	src, err := parseSource(req)
+	if err != nil {
+		return Result{}, err
+	}
+	wanted, err := parsePlatforms(req.Platforms)
+	if err != nil {
+		return Result{}, err
+	}
+	keys, err := s.keys(req.Keys)
+	if err != nil {
+		return Result{}, err
+	}
+	repo, err := s.open(src.repository)
+	if err != nil {
+		return Result{}, err
+	}
+
+	img, err := resolve(ctx, repo, src)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{Digest: img.digest.String()}
+	chosen, err := selectTargets(ctx, repo, img, wanted, s.options.SkipIndex)
+	if err != nil {
+		return result, err
+	}
+	result.Skipped = chosen.skipped
+	result.Signed, err = s.signEach(ctx, repo, src, chosen.targets, keys)
+	return result, err
+}
+
+// keys are the keys of a request: those it names, in the signer's order.
+func (s *Signer) keys(fingerprints []string) ([]*Key, error) {
+	if len(fingerprints) == 0 {
+		return s.options.Keys, nil
+	}
+	var chosen []*Key
+	for _, key := range s.options.Keys {
+		if slices.Contains(fingerprints, key.Fingerprint()) {
+			chosen = append(chosen, key)
+		}
+	}
+	for _, wanted := range fingerprints {
+		if !slices.ContainsFunc(chosen, func(key *Key) bool { return key.Fingerprint() == wanted }) {
+			return nil, &KeyError{Fingerprint: wanted, Err: ErrUnknownKey}
+		}
+	}
+	return chosen, nil
+}
+
+// signEach signs the manifests side by side. After a failure no further one is
+// begun, but those under way go on: a write that is cut leaves it open whether
+// it happened.
+func (s *Signer) signEach(ctx context.Context, repo repository, src source, targets []target, keys []*Key) ([]Signature, error) {
+	signed := make([][]Signature, len(targets))
+	var failed atomic.Bool
+	var group errgroup.Group
+	group.SetLimit(maxParallel)
+	for i, target := range targets {
+		group.Go(func() (err error) {
+			if failed.Load() {
+				return nil
+			}
+			if signed[i], err = s.signOne(ctx, repo, src, target, keys); err != nil {
+				failed.Store(true)
+				return fmt.Errorf("signing %s@%s: %w", src.repository, target.digest, err)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	return slices.Concat(signed...), err
+}
+
+// signOne signs one manifest with each key and attaches the signatures.
+func (s *Signer) signOne(ctx context.Context, repo attachmentStore, src source, to target, keys []*Key) ([]Signature, error) {
+	payload, err := newPayload(src.identity, to.digest)
+	if err != nil {
+		return nil, err
+	}
+	signatures := newSignatures(keys, payload)
+	attached, err := s.attach(ctx, repo, to.digest, signatures)
+	if err != nil {
+		return nil, err
+	}
+	results := make([]Signature, 0, len(keys))
+	for _, made := range signatures.each {
+		results = append(results, Signature{
+			Digest:     to.digest.String(),
+			Platform:   to.platform,
+			Key:        made.key.Fingerprint(),
+			Format:     string(s.options.Format),
+			Attachment: attached.String(),
+			Already:    made.already,
+		})
+	}
+	return results, nil
+}

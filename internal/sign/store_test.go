@@ -1,0 +1,246 @@
+package sign
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	oci "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/registry"
+)
+
+// store is a repository in memory, for tests that need their time to be the
+// bubble's: a real socket would stop it.
+type store struct {
+	mu        sync.Mutex
+	manifests map[string]registry.Manifest
+	blobs     map[digest.Digest][]byte
+	constants map[digest.Digest]bool
+	requests  []string
+
+	latency time.Duration
+	// onPut, when set, does what is to happen instead of the next PUT of a manifest.
+	onPut func(ctx context.Context, reference string, body []byte) error
+	onGet func(reference string) error
+}
+
+func newStore() *store {
+	return &store{
+		manifests: map[string]registry.Manifest{},
+		blobs:     map[digest.Digest][]byte{},
+		constants: map[digest.Digest]bool{},
+	}
+}
+
+func (s *store) Name() string { return "example.com/app" }
+
+func (s *store) count(ctx context.Context, format string, args ...any) error {
+	s.mu.Lock()
+	s.requests = append(s.requests, fmt.Sprintf(format, args...))
+	s.mu.Unlock()
+	timer := time.NewTimer(s.latency)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *store) Manifest(ctx context.Context, reference string) (registry.Manifest, error) {
+	if err := s.count(ctx, "GET manifest"); err != nil {
+		return registry.Manifest{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.onGet != nil {
+		if err := s.onGet(reference); err != nil {
+			return registry.Manifest{}, err
+		}
+	}
+	found, ok := s.manifests[reference]
+	if !ok {
+		return registry.Manifest{}, &registry.Error{Op: "get manifest", Method: "GET", Status: 404}
+	}
+	return found, nil
+}
+
+func (s *store) PutManifest(ctx context.Context, reference, mediaType string, body []byte) error {
+	if err := s.count(ctx, "PUT manifest"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	instead := s.onPut
+	s.onPut = nil
+	s.mu.Unlock()
+	if instead != nil {
+		return instead(ctx, reference, body)
+	}
+	s.put(reference, mediaType, body)
+	return nil
+}
+
+// put stores a manifest behind the signer's back.
+func (s *store) put(reference, mediaType string, body []byte) digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := registry.Manifest{MediaType: mediaType, Digest: digest.FromBytes(body), Body: body}
+	s.manifests[reference] = found
+	s.manifests[found.Digest.String()] = found
+	return found.Digest
+}
+
+func (s *store) remove(reference string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.manifests, reference)
+}
+
+func (s *store) Blob(ctx context.Context, d digest.Digest, _ int64) ([]byte, error) {
+	if err := s.count(ctx, "GET blob"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blobs[d], nil
+}
+
+func (s *store) PutBlob(ctx context.Context, body []byte) error {
+	if err := s.count(ctx, "PUT blob"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blobs[digest.FromBytes(body)] = body
+	return nil
+}
+
+func (s *store) PutConstant(ctx context.Context, body []byte) error {
+	d := digest.FromBytes(body)
+	s.mu.Lock()
+	known := s.constants[d]
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	s.Holds(d)
+	return s.PutBlob(ctx, body)
+}
+
+func (s *store) Holds(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.constants[d] = true
+}
+
+// counts are the requests since the last call.
+func (s *store) counts() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := map[string]int{}
+	for _, request := range s.requests {
+		counts[request]++
+	}
+	s.requests = nil
+	return counts
+}
+
+// image stores a single image and returns its digest.
+func (s *store) image(t testing.TB, tag string) digest.Digest {
+	t.Helper()
+	config := []byte(`{"architecture":"amd64","os":"linux"}`)
+	s.blobs[digest.FromBytes(config)] = config
+	return s.put(tag, oci.MediaTypeImageManifest, jsonOf(t, oci.Manifest{
+		MediaType: oci.MediaTypeImageManifest,
+		Config:    oci.Descriptor{MediaType: oci.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
+		Layers:    []oci.Descriptor{{MediaType: oci.MediaTypeImageLayerGzip, Digest: digestA, Size: 1}},
+	}))
+}
+
+func jsonOf(t testing.TB, value any) []byte {
+	t.Helper()
+	body, err := json.Marshal(value)
+	require.NoError(t, err)
+	return body
+}
+
+// attachmentOf reads the layers under an attachment's tag.
+func (s *store) attachmentOf(t testing.TB, manifest digest.Digest) attachment {
+	t.Helper()
+	s.mu.Lock()
+	found, ok := s.manifests[attachmentTag(manifest)]
+	s.mu.Unlock()
+	require.True(t, ok, "no attachment")
+	read, err := readAttachment("test", found)
+	require.NoError(t, err)
+	return read
+}
+
+// locks is a Locker of this process. Its leases last an hour unless left says
+// otherwise, which is asked with the number of the lock and of the question.
+type locks struct {
+	mu    sync.Mutex
+	turns map[string]chan struct{}
+	taken int
+	left  func(lock, question int) time.Duration
+}
+
+type lease struct {
+	locks    *locks
+	number   int
+	question int
+	free     func()
+}
+
+func (l *locks) Lock(ctx context.Context, name string) (Lease, error) {
+	l.mu.Lock()
+	if l.turns == nil {
+		l.turns = map[string]chan struct{}{}
+	}
+	turn, ok := l.turns[name]
+	if !ok {
+		turn = make(chan struct{}, 1)
+		l.turns[name] = turn
+	}
+	l.mu.Unlock()
+	select {
+	case turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taken++
+	return &lease{locks: l, number: l.taken, free: sync.OnceFunc(func() { <-turn })}, nil
+}
+
+func (l *lease) Left() time.Duration {
+	l.question++
+	if l.locks.left == nil {
+		return time.Hour
+	}
+	return l.locks.left(l.number, l.question)
+}
+
+func (l *lease) Unlock() error {
+	l.free()
+	return nil
+}
+
+// signerOn makes a signer of a store.
+func signerOn(t testing.TB, s repository, o Options) *Signer {
+	t.Helper()
+	if o.Locker == nil {
+		o.Locker = &locks{}
+	}
+	signer, err := newSigner(o, func(string) (repository, error) { return s, nil })
+	require.NoError(t, err)
+	return signer
+}
