@@ -1,0 +1,106 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// answerPatience is how long one question to the server may stay without an
+// answer. When a connection is lost, questions on their way get none ever.
+const answerPatience = 5 * time.Second
+
+// ask bounds one question to the server. Its client does so only where ctx has no
+// deadline at all.
+func ask(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, answerPatience)
+}
+
+// outagePatience is how long the server may be of no use on a connection that
+// stands before the caller is told. A lost connection is waited out without an end.
+const outagePatience = 30 * time.Second
+
+// ErrNotSetUp says that the server has no streams for this queue.
+var ErrNotSetUp = errors.New("the NATS server has no Signfleet streams; start a sign-worker first, it makes them")
+
+// errInterrupted says that the server ended a pull before its time: it shuts
+// down, the consumer moved, or too many are pulling.
+var errInterrupted = errors.New("pull interrupted")
+
+// missing turns the server's several ways to say "no such stream" into ErrNotSetUp.
+func missing(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound) ||
+		errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("%w (%w)", ErrNotSetUp, err)
+	}
+	return err
+}
+
+// passing reports whether err is of the kind that a restart of the server, an
+// election in a cluster or a lost connection brings: another try may succeed.
+func passing(err error) bool {
+	for _, kind := range []error{
+		context.DeadlineExceeded, nats.ErrTimeout, errInterrupted,
+		nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrJetStreamNotEnabled,
+		nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded,
+		jetstream.ErrAsyncPublishTimeout, jetstream.ErrTooManyStalledMsgs,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.Code >= 500
+}
+
+// explain looks closer when nobody answered: a stream or consumer that is not
+// there is ErrNotSetUp, one without a leader just now is a passing matter.
+func (c *Conn) explain(ctx context.Context, stream, consumer string, err error) error {
+	if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return missing(err)
+	}
+	ctx, cancel := ask(ctx)
+	defer cancel()
+	_, found := c.js.Stream(ctx, stream)
+	if found == nil && consumer != "" {
+		_, found = c.js.Consumer(ctx, stream, consumer)
+	}
+	if found = missing(found); errors.Is(found, ErrNotSetUp) {
+		return found
+	}
+	return err
+}
+
+// outage is a stretch of failures with no success in between.
+type outage struct {
+	conn  *Conn
+	since time.Time // zero when all is well
+}
+
+func (o *outage) over() { o.since = time.Time{} }
+
+// sitOut waits before another try is made after a passing error. It returns
+// that error when the connection stands and nothing has worked for too long.
+func (o *outage) sitOut(ctx context.Context, err error) error {
+	if o.since.IsZero() {
+		o.since = time.Now()
+	}
+	for {
+		if o.conn.nc.IsClosed() || time.Since(o.since) > outagePatience {
+			return err
+		}
+		select {
+		case <-time.After(o.conn.options.PollInterval):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if o.conn.nc.IsConnected() {
+			return nil
+		}
+		o.since = time.Now()
+	}
+}

@@ -1,0 +1,192 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/propagation"
+)
+
+// maxPending is how many publishes may be without an answer at once.
+const maxPending = 1024
+
+// publishPatience is how long one publish is repeated while the stream is full
+// or the server is away.
+const publishPatience = 2 * time.Minute
+
+// Publisher puts the requests of one batch into its partition. One goroutine
+// calls it.
+type Publisher struct {
+	conn      *Conn
+	partition int
+
+	pending []pendingPublish // in order of publishing
+
+	mu    sync.Mutex
+	acked int // highest seq up to which all are accepted
+}
+
+type pendingPublish struct {
+	seq    int
+	msg    *nats.Msg
+	future jetstream.PubAckFuture // nil once it has failed
+	err    error                  // of the last try
+}
+
+// Publisher returns a publisher into a partition of the bulk lane.
+func (c *Conn) Publisher(partition int) *Publisher {
+	return &Publisher{conn: c, partition: partition}
+}
+
+// EmptiestPartition is the partition of the bulk lane with the fewest requests;
+// one of them at random, so that submitters who start together spread.
+func (c *Conn) EmptiestPartition(ctx context.Context) (int, error) {
+	ctx, cancel := ask(ctx)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, streamRequests)
+	if err != nil {
+		return 0, fmt.Errorf("look for the emptiest partition: %w", missing(err))
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(bulkSubjects))
+	if err != nil {
+		return 0, fmt.Errorf("look for the emptiest partition: %w", missing(err))
+	}
+	load := make([]uint64, c.options.Partitions)
+	for subject, n := range info.State.Subjects {
+		if p, ok := partitionOf(subject); ok && p < len(load) {
+			load[p] += n
+		}
+	}
+	emptiest := slices.Min(load)
+	var among []int
+	for p, n := range load {
+		if n == emptiest {
+			among = append(among, p)
+		}
+	}
+	return among[rand.N(len(among))], nil //nolint:gosec // G404: spreads load
+}
+
+// Publish hands one request to the server without waiting for its answer,
+// unless too many answers are outstanding. Publishing the same request again
+// within the duplicate window changes nothing. Requests are published in the
+// order of their seq.
+func (p *Publisher) Publish(ctx context.Context, r Request) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("publish request %d: %w", r.Seq, context.Cause(ctx))
+	}
+	if err := r.check(); err != nil {
+		return fmt.Errorf("publish request %d: %w", r.Seq, err)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode request %d: %w", r.Seq, err)
+	}
+	msg := nats.NewMsg(bulkSubject(p.partition, r.Batch))
+	msg.Data = data
+	msg.Header.Set(jetstream.MsgIDHeader, r.messageID())
+	msg.Header.Set(jetstream.ExpectedStreamHeader, streamRequests)
+	propagation.TraceContext{}.Inject(ctx, headerCarrier(msg.Header))
+	if len(p.pending) >= maxPending {
+		if err := p.settle(ctx, maxPending/2); err != nil {
+			return err
+		}
+	}
+	// An error here means not even sent (no connection, a full buffer): settle
+	// sends it again, unless that cannot help.
+	future, err := p.conn.js.PublishMsgAsync(msg)
+	p.pending = append(p.pending, pendingPublish{seq: r.Seq, msg: msg, future: future, err: err})
+	return nil
+}
+
+// Flush waits until the server has accepted all that was published. A full
+// stream (ErrFull) or a lost connection is waited out for a while; the error
+// then names the first request that was not accepted. Flush may be called again.
+func (p *Publisher) Flush(ctx context.Context) error { return p.settle(ctx, len(p.pending)) }
+
+// Accepted is the seq up to which every request is known to be stored.
+func (p *Publisher) Accepted() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acked
+}
+
+// settle waits for the answers to the oldest n publishes.
+func (p *Publisher) settle(ctx context.Context, n int) error {
+	for range n {
+		oldest := &p.pending[0]
+		if err := p.await(ctx, oldest); err != nil {
+			return fmt.Errorf("publish request %d: %w", oldest.seq, err)
+		}
+		p.mu.Lock()
+		p.acked = oldest.seq
+		p.mu.Unlock()
+		p.pending = p.pending[1:]
+	}
+	return nil
+}
+
+// await waits for the answer to one publish and repeats it while the server
+// cannot take it: the message id makes that harmless.
+func (p *Publisher) await(ctx context.Context, pending *pendingPublish) error {
+	patient, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	if pending.future != nil {
+		select {
+		case <-pending.future.Ok():
+			return nil
+		case pending.err = <-pending.future.Err():
+			pending.future = nil // it tells its error only once
+		case <-patient.Done():
+			return errors.Join(context.Cause(patient), pending.err)
+		}
+	}
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		pending.err = p.conn.explain(patient, streamRequests, "", pending.err)
+		if isStoreFailed(pending.err) {
+			pending.err = fmt.Errorf("%w (%w)", ErrFull, pending.err)
+		}
+		if pending.err != nil && !passing(pending.err) {
+			return pending.err
+		}
+		select {
+		case <-time.After(pause):
+		case <-patient.Done():
+			return errors.Join(context.Cause(patient), pending.err)
+		}
+		if pending.err = p.send(patient, pending.msg); pending.err == nil {
+			return nil
+		}
+	}
+}
+
+// send publishes once more and waits for the answer, which is not to come when
+// the connection is lost meanwhile.
+func (p *Publisher) send(ctx context.Context, msg *nats.Msg) error {
+	ctx, cancel := ask(ctx)
+	defer cancel()
+	_, err := p.conn.js.PublishMsg(ctx, msg)
+	return err
+}
+
+// headerCarrier lets trace context travel in NATS headers under the names of
+// W3C Trace Context, which are case-sensitive there.
+type headerCarrier nats.Header
+
+func (h headerCarrier) Get(key string) string { return nats.Header(h).Get(key) }
+func (h headerCarrier) Set(key, value string) { nats.Header(h).Set(key, value) }
+func (h headerCarrier) Keys() []string {
+	keys := make([]string, 0, len(h))
+	for key := range h {
+		keys = append(keys, key)
+	}
+	return keys
+}

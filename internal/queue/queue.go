@@ -1,0 +1,163 @@
+// Package queue is every byte that goes to or comes from NATS: requests,
+// deliveries, outcomes, dead letters, the ledger of attempts, the records of
+// batches and the locks.
+//
+// It decides how a message is laid out, where it is stored and what its
+// acknowledgement means. It does not know what signing is, when a request is
+// tried again or what the class of a failure stands for: it carries the words.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Options say which NATS server to use and how its streams are to be laid out.
+// The zero value is completed by the defaults named at each field.
+type Options struct {
+	// URL is a NATS URL, or several separated by commas.
+	URL string
+	// Name is shown to operators of the NATS server (default "signfleet").
+	Name string
+	// Partitions is the number of queues of the bulk lane, 1 to 100 (default 16).
+	Partitions int
+	// AckWait is how long after the last sign of life a request is given to
+	// another worker (default 30 s).
+	AckWait time.Duration
+	// LockTTL is how long a lock outlives its last renewal, in whole seconds
+	// (default 60 s). It is renewed four times within that.
+	LockTTL time.Duration
+	// Retention is how long outcomes, dead letters and batches are kept (default 30 days).
+	Retention time.Duration
+	// Unlimited leaves out the byte limits, which a server reserves on its disk:
+	// for a server that serves one submission.
+	Unlimited bool
+	// PollInterval is how often a lane asks which of its partitions hold
+	// requests (default 0.5 s).
+	PollInterval time.Duration
+	// IdleWait is how long one open pull of an idle lane lasts (default 5 s).
+	IdleWait time.Duration
+
+	// InProcess connects without a network to a server in this process; URL is
+	// then not used.
+	InProcess nats.InProcessConnProvider
+	// OnDisconnect and OnReconnect, when set, are told about the connection.
+	OnDisconnect func(error)
+	OnReconnect  func(server string)
+}
+
+// withDefaults fills what was left zero.
+func (o Options) withDefaults() Options {
+	set := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	if o.Name == "" {
+		o.Name = "signfleet"
+	}
+	if o.Partitions == 0 {
+		o.Partitions = 16
+	}
+	set(&o.AckWait, 30*time.Second)
+	set(&o.LockTTL, 60*time.Second)
+	set(&o.Retention, 30*24*time.Hour)
+	set(&o.PollInterval, 500*time.Millisecond)
+	set(&o.IdleWait, 5*time.Second)
+	return o
+}
+
+// Validate names the first option that cannot be obeyed.
+func (o Options) Validate() error {
+	switch {
+	case o.URL == "" && o.InProcess == nil:
+		return errors.New("nats-url: no NATS server given")
+	case o.Partitions < 0 || o.Partitions > 100:
+		return fmt.Errorf("partitions: %d is not between 1 and 100", o.Partitions)
+	case o.AckWait < 0 || o.LockTTL < 0 || o.Retention < 0 || o.PollInterval < 0 || o.IdleWait < 0:
+		return errors.New("a duration of the queue is negative")
+	case o.LockTTL%time.Second != 0:
+		// The server cuts the rest off: the lock would end before its lease.
+		return fmt.Errorf("lock TTL: %s is not a whole number of seconds", o.LockTTL)
+	}
+	return nil
+}
+
+// Conn is a connection to the queue. It is safe for use by several goroutines
+// and outlives a restart of the NATS server.
+type Conn struct {
+	options Options
+	nc      *nats.Conn
+	js      jetstream.JetStream
+
+	bucketsMu sync.Mutex
+	buckets   map[string]jetstream.KeyValue
+}
+
+// Connect opens a connection. It fails when no server answers; later losses
+// are mended by themselves, without an end.
+func Connect(ctx context.Context, o Options) (*Conn, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	nc, err := nats.Connect(o.URL, connectOptions(ctx, o)...)
+	if err != nil {
+		if bad := new(url.Error); errors.As(err, &bad) {
+			err = errors.New("not a URL") // the error would quote it, password and all
+		}
+		return nil, fmt.Errorf("connect to NATS at %s: %w", redactURL(o.URL), err)
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(answerPatience))
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("connect to JetStream: %w", err)
+	}
+	return &Conn{options: o, nc: nc, js: js}, nil
+}
+
+func connectOptions(ctx context.Context, o Options) []nats.Option {
+	options := []nats.Option{
+		nats.Name(o.Name),
+		nats.MaxReconnects(-1),
+		// Credentials that are refused twice may be accepted again after a rotation.
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(500 * time.Millisecond),
+		// A half-open link is noticed before a lock's lease is over.
+		nats.PingInterval(10 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if o.OnDisconnect != nil && err != nil {
+				o.OnDisconnect(err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			if o.OnReconnect != nil {
+				o.OnReconnect(redactURL(nc.ConnectedUrl()))
+			}
+		}),
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		options = append(options, nats.Timeout(time.Until(deadline)))
+	}
+	if o.InProcess != nil {
+		options = append(options, nats.InProcessServer(o.InProcess))
+	}
+	return options
+}
+
+// Close ends the connection at once; what was not acknowledged stays in the queue.
+func (c *Conn) Close() { c.nc.Close() }
+
+// Partitions is the number of queues of the bulk lane.
+func (c *Conn) Partitions() int { return c.options.Partitions }
+
+// AckWait is how long a delivery may go without a sign of life.
+func (c *Conn) AckWait() time.Duration { return c.options.AckWait }

@@ -1,0 +1,76 @@
+// Package queuetest gives tests a queue of their own: a real NATS server with
+// JetStream in the test's process.
+package queuetest
+
+import (
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/queue"
+)
+
+// StartServer runs a NATS server on a port of its own until the test ends.
+func StartServer(t testing.TB) *server.Server {
+	t.Helper()
+	return start(t, server.RANDOM_PORT, t.TempDir())
+}
+
+// Restart ends srv and starts a server on its store and port in its place.
+// Connections to the old one find the new one.
+func Restart(t testing.TB, srv *server.Server) *server.Server {
+	t.Helper()
+	return Stop(t, srv)()
+}
+
+// Stop ends srv; what it returns starts a server on its store and port in its place.
+func Stop(t testing.TB, srv *server.Server) (again func() *server.Server) {
+	t.Helper()
+	addr, ok := srv.Addr().(*net.TCPAddr)
+	require.True(t, ok, "NATS server does not listen")
+	// The server keeps its store in a directory of its own in the one it is given.
+	dir := filepath.Dir(srv.JetStreamConfig().StoreDir)
+	srv.Shutdown()
+	srv.WaitForShutdown()
+	return func() *server.Server { return start(t, addr.Port, dir) }
+}
+
+func start(t testing.TB, port int, dir string) *server.Server {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+	})
+	require.NoError(t, err)
+	srv.Start()
+	require.True(t, srv.ReadyForConnections(30*time.Second), "NATS server did not start")
+	t.Cleanup(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
+	return srv
+}
+
+// Connect opens a connection to srv, with its streams set up, until the test
+// ends. Zero options are fitted to tests: no byte limits and short waits.
+func Connect(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
+	t.Helper()
+	o.URL, o.Unlimited = srv.ClientURL(), true
+	if o.AckWait == 0 {
+		o.AckWait = 2 * time.Second
+	}
+	if o.PollInterval == 0 {
+		o.PollInterval = 50 * time.Millisecond
+	}
+	if o.IdleWait == 0 {
+		o.IdleWait = 500 * time.Millisecond
+	}
+	conn, err := queue.Connect(t.Context(), o)
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	require.NoError(t, conn.Setup(t.Context()))
+	return conn
+}
