@@ -49,9 +49,6 @@ type Server struct {
 // the store in it. It returns a *BusyError while another process has it:
 // nats-server itself does not look, and two on one store lose messages.
 func Start(dir string) (*Server, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
-	}
 	lock, err := takeDir(dir)
 	if err != nil {
 		return nil, err
@@ -67,6 +64,29 @@ func Start(dir string) (*Server, error) {
 // the lock back however the process ends.
 func takeDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
+	for {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make state directory: %w", err)
+		}
+		lock, err := lockFile(dir, path)
+		if err != nil {
+			return nil, err
+		}
+		if !isStill(lock, path) {
+			// Remove was faster: what is locked is no longer there.
+			if err := lock.Close(); err != nil {
+				return nil, fmt.Errorf("unlock state directory: %w", err)
+			}
+			continue
+		}
+		if err := writePID(lock); err != nil {
+			return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), lock.Close())
+		}
+		return lock, nil
+	}
+}
+
+func lockFile(dir, path string) (*os.File, error) {
 	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // G304: the state directory is the caller's to choose
 	if err != nil {
 		return nil, fmt.Errorf("open lock of state directory: %w", err)
@@ -78,10 +98,17 @@ func takeDir(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
 	}
-	if err := writePID(lock); err != nil {
-		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), lock.Close())
-	}
 	return lock, nil
+}
+
+// isStill reports whether an open file is the one that path names.
+func isStill(file *os.File, path string) bool {
+	opened, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(opened, named)
 }
 
 func writePID(lock *os.File) error {

@@ -111,3 +111,16 @@ func TestAStoreThatCannotBeOpenedIsNamed(t *testing.T) {
 	srv, conn := start(t, dir, queue.Options{}) // the directory is free again
 	stop(t, srv, conn)
 }
+
+func TestRemoveLeavesADirectoryInUseAlone(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "submission")
+	server, err := embedded.Start(dir)
+	require.NoError(t, err)
+	var busy *embedded.BusyError
+	require.ErrorAs(t, embedded.Remove(dir), &busy)
+	require.DirExists(t, dir)
+	require.NoError(t, server.Stop())
+	require.NoError(t, embedded.Remove(dir))
+	require.NoDirExists(t, dir)
+}
