@@ -1,0 +1,218 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/internal/queue"
+	"github.com/signfleet/signfleet/internal/sign"
+)
+
+// book is a queue in memory, as workers see it. Every step they make is
+// written down, in order.
+type book struct {
+	// before and after, when set, are called around each step. An error of
+	// before is the step's, which then has no effect.
+	before func(ctx context.Context, step string) error
+	after  func(step string)
+
+	mu        sync.Mutex
+	steps     []string
+	outcomes  map[string]queue.Outcome
+	letters   map[string]queue.DeadLetter
+	ledger    map[string]queue.Entry
+	cancelled bool
+}
+
+func newBook() *book {
+	return &book{
+		outcomes: make(map[string]queue.Outcome),
+		letters:  make(map[string]queue.DeadLetter),
+		ledger:   make(map[string]queue.Entry),
+	}
+}
+
+func keyOf(batch, id string, gen int) string { return fmt.Sprintf("%s.%s.%d", batch, id, gen) }
+
+func requestKey(r queue.Request) string { return keyOf(r.Batch, r.ID, r.Gen) }
+
+// do makes a step.
+func (b *book) do(ctx context.Context, step string, effect func() error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if b.before != nil {
+		if err := b.before(ctx, step); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	b.steps = append(b.steps, step)
+	err := effect()
+	b.mu.Unlock()
+	if b.after != nil {
+		b.after(step)
+	}
+	return err
+}
+
+func (b *book) Record(ctx context.Context, o queue.Outcome) (stored queue.Outcome, err error) {
+	err = b.do(ctx, "outcome "+string(o.Verdict), func() error {
+		key := keyOf(o.Batch, o.ID, o.Gen)
+		if first, ok := b.outcomes[key]; ok {
+			o = first
+		}
+		b.outcomes[key] = o
+		return nil
+	})
+	return o, err
+}
+
+func (b *book) Outcome(ctx context.Context, batch, id string, gen int) (o queue.Outcome, err error) {
+	return o, b.do(ctx, "read outcome", func() error {
+		stored, ok := b.outcomes[keyOf(batch, id, gen)]
+		if !ok {
+			return queue.ErrNone
+		}
+		o = stored
+		return nil
+	})
+}
+
+func (b *book) Bury(ctx context.Context, letter queue.DeadLetter) error {
+	return b.do(ctx, "dead letter", func() error {
+		key := requestKey(letter.Request)
+		if _, ok := b.letters[key]; !ok {
+			b.letters[key] = letter
+		}
+		return nil
+	})
+}
+
+func (b *book) Ledger(ctx context.Context, r queue.Request) (e queue.Entry, ok bool, err error) {
+	return e, ok, b.do(ctx, "read ledger", func() error {
+		e, ok = b.ledger[requestKey(r)]
+		return nil
+	})
+}
+
+func (b *book) WriteLedger(ctx context.Context, r queue.Request, e queue.Entry) error {
+	step := "ledger"
+	if e.InFlight {
+		step = "ledger: in flight"
+	}
+	return b.do(ctx, step, func() error {
+		b.ledger[requestKey(r)] = e
+		return nil
+	})
+}
+
+func (b *book) ClearLedger(ctx context.Context, r queue.Request) error {
+	return b.do(ctx, "clear ledger", func() error {
+		delete(b.ledger, requestKey(r))
+		return nil
+	})
+}
+
+func (b *book) Cancelled(ctx context.Context, _ string) (bool, error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	if b.before != nil {
+		if err := b.before(ctx, "ask cancelled"); err != nil {
+			return false, err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cancelled, nil
+}
+
+func (b *book) made() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.steps)
+}
+
+// parcel is one delivery out of a book.
+type parcel struct {
+	book *book
+
+	mu    sync.Mutex
+	beats int
+	deaf  bool // signs of life do not get through
+	acked bool
+}
+
+func (p *parcel) Context(ctx context.Context) context.Context { return ctx }
+
+func (p *parcel) Done(ctx context.Context) error {
+	return p.book.do(ctx, "ack", func() error {
+		p.acked = true
+		return nil
+	})
+}
+
+func (p *parcel) Retry(ctx context.Context, after time.Duration) error {
+	return p.book.do(ctx, "nak "+after.String(), func() error { return nil })
+}
+
+func (p *parcel) KeepAlive() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beats++
+	if p.deaf {
+		return errors.New("no connection")
+	}
+	return nil
+}
+
+func (p *parcel) beaten() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.beats
+}
+
+type signerFunc func(ctx context.Context, r sign.Request) (sign.Result, error)
+
+func (f signerFunc) Sign(ctx context.Context, r sign.Request) (sign.Result, error) { return f(ctx, r) }
+
+// testRequest is a request as a submitter publishes it.
+func testRequest() queue.Request {
+	return queue.Request{
+		Batch: "b", Seq: 7, Line: "r.example/app:1 # mine", Reference: "r.example/app:1",
+		Timeout: queue.Seconds(time.Minute), SubmittedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}.Sealed()
+}
+
+// testWorker is a worker of the book without jitter.
+func testWorker(b *book, s signerFunc) *Worker {
+	o := DefaultOptions()
+	o.Name = "w1"
+	w := newWorker(b, s, o, zap.NewNop())
+	w.random = func() float64 { return 0.5 }
+	return w
+}
+
+// jobOf is a delivery of a request out of a book.
+func jobOf(r queue.Request, delivered int, p *parcel) *job {
+	j := newJob(&queue.Delivery{Request: r, Delivered: delivered, StoredAt: time.Now()})
+	j.delivery = p
+	return j
+}
+
+// deliver hands one delivery of a request to a worker and returns when it has
+// done with it.
+func deliver(t *testing.T, w *Worker, b *book, r queue.Request, delivered int) *parcel {
+	t.Helper()
+	p := &parcel{book: b}
+	w.handle(t.Context(), t.Context(), jobOf(r, delivered, p))
+	return p
+}

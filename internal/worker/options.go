@@ -1,0 +1,88 @@
+package worker
+
+import (
+	"fmt"
+	"time"
+)
+
+// Options are the limits of a worker. DefaultOptions are those of the daemon.
+type Options struct {
+	// Name tells workers apart: in outcomes, in the ledger and in logs.
+	Name string
+	// Jobs is how many images of the bulk lane are signed at once, EventJobs
+	// how many of the event lane beside them; 0 serves no events.
+	Jobs      int
+	EventJobs int
+	// Attempts is how often signing is tried before a request is dead.
+	Attempts int
+	// The pause before attempt n+1 is BackoffMin doubled n-1 times, at most
+	// BackoffMax, give or take the share Jitter.
+	BackoffMin time.Duration
+	BackoffMax time.Duration
+	Jitter     float64
+	// Timeout bounds an attempt of a request that names no timeout itself.
+	Timeout time.Duration
+	// MaxWait bounds the waiting for locks and rates, over all deliveries.
+	MaxWait time.Duration
+	// MaxDeaths is how many workers may die over a request before it is poison.
+	MaxDeaths int
+	// Heartbeat is how often the queue is told that a request is worked on. It
+	// must be well below the queue's ack wait.
+	Heartbeat time.Duration
+	// ShutdownGrace is how long a drain waits for what is in flight.
+	ShutdownGrace time.Duration
+	// NewerWait is how long a message of a later version is left for a newer
+	// worker, and NewerPatience how old it may get that way.
+	NewerWait     time.Duration
+	NewerPatience time.Duration
+}
+
+// DefaultOptions are the limits of the daemon, without a name.
+func DefaultOptions() Options {
+	return Options{
+		Jobs:          4,
+		EventJobs:     1,
+		Attempts:      4,
+		BackoffMin:    time.Second,
+		BackoffMax:    time.Minute,
+		Jitter:        0.2,
+		Timeout:       10 * time.Minute,
+		MaxWait:       time.Hour,
+		MaxDeaths:     5,
+		Heartbeat:     10 * time.Second,
+		ShutdownGrace: 30 * time.Second,
+		NewerWait:     time.Minute,
+		NewerPatience: time.Hour,
+	}
+}
+
+// Validate names the first limit that cannot be obeyed.
+func (o Options) Validate() error {
+	switch {
+	case o.Name == "":
+		return fmt.Errorf("worker: it has no name")
+	case o.Jobs < 1 || o.Jobs > 256:
+		return fmt.Errorf("jobs: %d is not between 1 and 256", o.Jobs)
+	case o.EventJobs < 0 || o.EventJobs > 256:
+		return fmt.Errorf("event-jobs: %d is not between 0 and 256", o.EventJobs)
+	case o.Attempts < 1:
+		return fmt.Errorf("attempts: %d is less than 1", o.Attempts)
+	case o.BackoffMin <= 0 || o.BackoffMax < o.BackoffMin:
+		return fmt.Errorf("backoff: from %s to %s is no range", o.BackoffMin, o.BackoffMax)
+	case o.Jitter < 0 || o.Jitter > 1:
+		return fmt.Errorf("jitter: %v is not between 0 and 1", o.Jitter)
+	case o.Timeout <= 0:
+		return fmt.Errorf("timeout: %s is not a time to sign in", o.Timeout)
+	case o.MaxWait <= 0:
+		return fmt.Errorf("max-wait: %s is not a time to wait", o.MaxWait)
+	case o.MaxDeaths < 0:
+		return fmt.Errorf("max-deaths: %d is negative", o.MaxDeaths)
+	case o.Heartbeat <= 0:
+		return fmt.Errorf("heartbeat: %s is no interval", o.Heartbeat)
+	case o.NewerWait <= 0 || o.NewerPatience < 0:
+		return fmt.Errorf("newer versions: left for %s until they are %s old, which is no time to wait", o.NewerWait, o.NewerPatience)
+	case o.ShutdownGrace < 0:
+		return fmt.Errorf("shutdown-grace: %s is negative", o.ShutdownGrace)
+	}
+	return nil
+}

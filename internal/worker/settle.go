@@ -1,0 +1,147 @@
+package worker
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/internal/queue"
+)
+
+// callPatience bounds one call to the queue: a question that is lost with its
+// connection gets no answer ever.
+const callPatience = 10 * time.Second
+
+// The pauses between repeated calls to a queue that does not take a record.
+const (
+	recordPauseMin = 100 * time.Millisecond
+	recordPauseMax = 5 * time.Second
+)
+
+// settle writes down what became of a job, always in the same order: ledger,
+// then nak; outcome, then dead letter, then acknowledgement, then the ledger
+// entry goes. A crash between any two steps repeats something harmless.
+func (w *Worker) settle(ctx context.Context, j *job, r result, began time.Time, alive *heartbeat) {
+	if r.retry != nil {
+		w.giveBack(ctx, j, r.retry, alive)
+		return
+	}
+	outcome := *r.outcome
+	if !r.recorded {
+		outcome.StartedAt, outcome.FinishedAt = began.UTC(), time.Now().UTC()
+		stored, ok := w.record(ctx, outcome)
+		if !ok {
+			w.giveBack(ctx, j, &retry{}, alive)
+			return
+		}
+		outcome = stored
+	}
+	if outcome.Verdict == queue.Dead && !w.bury(ctx, j, outcome) {
+		w.giveBack(ctx, j, &retry{}, alive)
+		return
+	}
+	w.logEnd(outcome)
+	alive.stop() // a sign of life behind the acknowledgement would be refused
+	if err := within(ctx, j.delivery.Done); err != nil {
+		// Not repeated: a server that has forgotten the delivery never confirms
+		// it. The request comes again, and its outcome is found.
+		w.log.Warn("cannot acknowledge, the request comes again and ends at once", zap.Error(err))
+		return
+	}
+	if !j.onLedger {
+		return
+	}
+	clearLedger := func(call context.Context) error { return w.records.ClearLedger(call, j.request) }
+	if err := within(ctx, clearLedger); err != nil {
+		w.log.Warn("a ledger entry stays until it is too old", zap.Error(err))
+	}
+}
+
+// record stores the outcome and returns the one that counts. It goes on trying
+// while the queue cannot take it, until the worker is stopped.
+func (w *Worker) record(ctx context.Context, o queue.Outcome) (stored queue.Outcome, ok bool) {
+	ok = w.persist(ctx, "cannot record an outcome, trying again", func(call context.Context) (err error) {
+		stored, err = w.records.Record(call, o)
+		return err
+	})
+	return stored, ok
+}
+
+func (w *Worker) bury(ctx context.Context, j *job, o queue.Outcome) bool {
+	letter := queue.DeadLetter{
+		Request: j.request, Class: o.Class, Error: o.Error,
+		Attempts: o.Attempts, Worker: o.Worker, DiedAt: o.FinishedAt,
+	}
+	return w.persist(ctx, "cannot store a dead letter, trying again", func(call context.Context) error {
+		return w.records.Bury(call, letter)
+	})
+}
+
+// persist repeats a call to the queue until it succeeds. Once ctx has ended it
+// is tried one last time.
+func (w *Worker) persist(ctx context.Context, complaint string, do func(context.Context) error) bool {
+	for wait := recordPauseMin; ; wait = min(2*wait, recordPauseMax) {
+		err := within(ctx, do)
+		if err == nil {
+			return true
+		}
+		w.log.Warn(complaint, zap.Error(err))
+		if ctx.Err() != nil {
+			return false
+		}
+		pause(ctx, wait)
+	}
+}
+
+// giveBack notes in the ledger what is known of the job and hands the request
+// back. If neither succeeds the queue delivers it again by itself.
+func (w *Worker) giveBack(ctx context.Context, j *job, r *retry, alive *heartbeat) {
+	if !r.silent {
+		j.entry.InFlight = false
+		bounded, cancel := context.WithTimeout(ctx, callPatience)
+		w.persist(bounded, "cannot write the ledger", func(call context.Context) error { return w.note(call, j) })
+		cancel()
+		if j.entry.Error != "" {
+			w.log.Info("image will be tried again", zap.String("reference", j.request.Reference), zap.String("class", j.entry.Class),
+				zap.Int("attempts", j.entry.Attempts), zap.Duration("after", r.after), zap.String("error", j.entry.Error))
+		}
+	}
+	alive.stop()
+	handBack := func(call context.Context) error { return j.delivery.Retry(call, r.after) }
+	if err := within(ctx, handBack); err != nil {
+		w.log.Warn("cannot give a request back, it comes again after the ack wait", zap.Error(err))
+	}
+}
+
+// note writes the job's entry to the ledger.
+func (w *Worker) note(ctx context.Context, j *job) error {
+	j.entry.Worker, j.entry.UpdatedAt = w.options.Name, time.Now().UTC()
+	j.onLedger = true
+	return w.records.WriteLedger(ctx, j.request, j.entry)
+}
+
+// within makes one call of the settling. It outlives a stop of the work: what
+// was done must not be done again.
+func within(ctx context.Context, do func(context.Context) error) error {
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callPatience)
+	defer cancel()
+	return do(call)
+}
+
+// logEnd is the one line of a finished image.
+func (w *Worker) logEnd(o queue.Outcome) {
+	fields := []zap.Field{
+		zap.String("reference", o.Reference), zap.String("digest", o.Digest), zap.String("outcome", string(o.Verdict)),
+		zap.Int("signatures", len(o.Digests)), zap.Int("attempts", o.Attempts),
+		zap.Duration("took", o.FinishedAt.Sub(o.StartedAt)), zap.String("batch", o.Batch), zap.String("id", o.ID),
+	}
+	switch {
+	case o.Verdict == queue.Dead:
+		w.log.Error("image failed", append(fields, zap.String("class", o.Class), zap.String("error", o.Error), zap.String("line", o.Line))...)
+	case o.Error != "":
+		w.log.Info("image done", append(fields, zap.String("reason", o.Error))...)
+	default:
+		w.log.Info("image done", fields...)
+	}
+}
