@@ -1,0 +1,175 @@
+package submit
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"time"
+
+	"github.com/signfleet/signfleet/internal/imagelist"
+	"github.com/signfleet/signfleet/internal/queue"
+)
+
+// How often a submitter notes how far it has come: after so many requests, or
+// so much time.
+const (
+	checkpointEvery = 1000
+	checkpointAfter = time.Second
+)
+
+// PublishError says how far the publishing of a batch came before it failed.
+type PublishError struct {
+	Batch    string
+	Accepted int
+	Err      error
+}
+
+func (e *PublishError) Error() string {
+	return fmt.Sprintf("batch %s: %d requests were accepted and stay in the queue: %v", e.Batch, e.Accepted, e.Err)
+}
+
+func (e *PublishError) Unwrap() error { return e.Err }
+
+// publish publishes the requests that the server is not known to have, and
+// records how far it came.
+func (s *Submission) publish(ctx context.Context) error {
+	if s.tally.isPublished() {
+		return nil
+	}
+	publisher := s.conn.Publisher(s.batch.Partition)
+	total, noted := 0, time.Now()
+	for request, err := range s.requests() {
+		if err != nil {
+			return s.interrupted(ctx, publisher, err)
+		}
+		total = request.Seq
+		if request.Seq <= s.batch.Accepted || s.tally.has(request.Seq) {
+			continue
+		}
+		if err := publisher.Publish(ctx, request); err != nil {
+			return s.interrupted(ctx, publisher, err)
+		}
+		s.published.Store(int64(request.Seq))
+		if accepted := publisher.Accepted(); accepted >= s.batch.Accepted+checkpointEvery || (accepted > s.batch.Accepted && time.Since(noted) > checkpointAfter) {
+			noted = time.Now()
+			if err := s.note(ctx, accepted); err != nil {
+				return s.interrupted(ctx, publisher, err)
+			}
+		}
+	}
+	if err := publisher.Flush(ctx); err != nil {
+		return s.interrupted(ctx, publisher, err)
+	}
+	s.published.Store(int64(total))
+	s.batch.Total, s.batch.Published = total, true
+	if err := s.note(ctx, total); err != nil {
+		s.batch.Total, s.batch.Published = 0, false
+		return s.interrupted(ctx, publisher, err)
+	}
+	s.total.Store(int64(total))
+	s.tally.publishedAll()
+	return nil
+}
+
+// notePatience bounds the end of an interrupted submission.
+const notePatience = 5 * time.Second
+
+// interrupted waits for the answers to what is on its way, notes how far the
+// publishing came and says so.
+func (s *Submission) interrupted(ctx context.Context, p *queue.Publisher, err error) error {
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), notePatience)
+	defer cancel()
+	_ = p.Flush(last) // how far it came is in Accepted, and why it went no further in err
+	accepted := max(p.Accepted(), s.batch.Accepted)
+	return &PublishError{Batch: s.batch.ID, Accepted: accepted, Err: errors.Join(err, s.note(last, accepted))}
+}
+
+// note records up to where the server has accepted.
+func (s *Submission) note(ctx context.Context, accepted int) error {
+	s.batch.Accepted = accepted
+	return s.conn.WriteBatch(ctx, s.batch)
+}
+
+// requests are the requests of the list in its order, each line's first
+// occurrence only, numbered from 1. They are the same however often they are
+// read; where the list is not, the last thing returned is ErrListChanged.
+func (s *Submission) requests() iter.Seq2[queue.Request, error] {
+	return func(yield func(queue.Request, error) bool) {
+		list, err := os.Open(s.options.File)
+		if err != nil {
+			yield(queue.Request{}, fmt.Errorf("open image list: %w", err))
+			return
+		}
+		defer list.Close()                  //nolint:errcheck // only read
+		seen := make(map[[26]byte]struct{}) // ids, without a pointer each
+		now := time.Now().UTC()
+		hash := sha256.New()
+		for line, err := range imagelist.Read(io.TeeReader(list, hash), s.options.List) {
+			if err != nil {
+				yield(queue.Request{}, fmt.Errorf("%s: %w", s.options.File, err))
+				return
+			}
+			request := s.request(line, now)
+			id := [26]byte([]byte(request.ID))
+			if _, twice := seen[id]; twice {
+				continue
+			}
+			seen[id] = struct{}{}
+			request.Seq = len(seen)
+			if !yield(request, nil) {
+				return
+			}
+		}
+		if hex.EncodeToString(hash.Sum(nil)) != s.batch.List {
+			yield(queue.Request{}, fmt.Errorf("%s: %w", s.options.File, ErrListChanged))
+		}
+	}
+}
+
+// request is what one line asks for. A line that cannot be read is a request
+// too: it ends dead, and so the failed list is whole wherever it is asked for.
+func (s *Submission) request(line imagelist.Line, now time.Time) queue.Request {
+	r := queue.Request{
+		Batch:       s.batch.ID,
+		Line:        line.Text,
+		Timeout:     queue.Seconds(s.options.Timeout),
+		SubmittedAt: now,
+	}
+	if line.Err == nil {
+		r.Reference, r.Digest, r.Platforms = line.Reference, line.Digest, s.options.Platforms
+		return r.Sealed()
+	}
+	r.Problem = line.Err.Error()
+	var bad *imagelist.LineError
+	if errors.As(line.Err, &bad) {
+		r.Problem = bad.Reason
+	}
+	return r.Sealed()
+}
+
+// BadLines tells OnBadLine of each line that cannot be read.
+func (s *Submission) BadLines() error {
+	if s.options.OnBadLine == nil {
+		return nil
+	}
+	list, err := os.Open(s.options.File)
+	if err != nil {
+		return fmt.Errorf("open image list: %w", err)
+	}
+	defer list.Close() //nolint:errcheck // only read
+	for line, err := range imagelist.Read(list, s.options.List) {
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.options.File, err)
+		}
+		var bad *imagelist.LineError
+		if errors.As(line.Err, &bad) {
+			s.options.OnBadLine(bad)
+		}
+	}
+	return nil
+}

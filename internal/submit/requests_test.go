@@ -1,0 +1,109 @@
+package submit
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/queue"
+)
+
+// submissionOf is a submission of a list, without a queue.
+func submissionOf(t *testing.T, batch, text string) *Submission {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "images.txt")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	hash, err := HashFile(file)
+	require.NoError(t, err)
+	return &Submission{options: Options{File: file, Timeout: time.Minute}, batch: queue.Batch{ID: batch, List: hash}, tally: newTally()}
+}
+
+func collect(t *testing.T, s *Submission) []queue.Request {
+	t.Helper()
+	var all []queue.Request
+	for r, err := range s.requests() {
+		require.NoError(t, err)
+		r.SubmittedAt = time.Time{}
+		all = append(all, r)
+	}
+	return all
+}
+
+func TestRequestsAreTheSameEachTime(t *testing.T) {
+	t.Parallel()
+	const text = "\xef\xbb\xbfr.example/a:1\r\nr.example/b:1\r\n???\r\nr.example/a:1\r\n???\r\n????\r\n"
+	s := submissionOf(t, "nightly", text)
+	all := collect(t, s)
+	require.Equal(t, all, collect(t, s))
+	require.Equal(t, all, collect(t, submissionOf(t, "nightly", text)))
+	require.Len(t, all, 4)
+	for i, want := range []string{"r.example/a:1", "r.example/b:1", "???", "????"} {
+		require.Equal(t, want, all[i].Line)
+		require.Equal(t, i+1, all[i].Seq)
+		require.Equal(t, queue.Seconds(time.Minute), all[i].Timeout)
+	}
+	require.Empty(t, all[2].Reference)
+	require.NotEmpty(t, all[2].Problem)
+	for i, r := range collect(t, submissionOf(t, "weekly", text)) {
+		require.NotEqual(t, all[i].ID, r.ID, "of another batch")
+	}
+}
+
+// A list may be longer than memory: what was read is let go.
+func TestRequestsKeepNoLines(t *testing.T) {
+	t.Parallel()
+	const lines = 2000
+	var text strings.Builder
+	for i := range lines {
+		fmt.Fprintf(&text, "r.example/application:%d # %s\n", i, strings.Repeat("x", 100))
+	}
+	var kept []weak.Pointer[byte]
+	n := 0
+	for r, err := range submissionOf(t, "nightly", text.String()).requests() {
+		require.NoError(t, err)
+		if n++; n <= lines/2 {
+			for _, s := range []string{r.Line, r.Reference, r.ID} {
+				kept = append(kept, weak.Make(unsafe.StringData(s)))
+			}
+		}
+		if n == lines {
+			runtime.GC()
+			for _, p := range kept {
+				require.Nil(t, p.Value())
+			}
+		}
+	}
+	require.Equal(t, lines, n)
+}
+
+func TestTally(t *testing.T) {
+	t.Parallel()
+	tally := newTally()
+	for seq, verdict := range []queue.Verdict{0: queue.Signed, 63: queue.Signed, 64: queue.AlreadySigned, 65: queue.Skipped, 200: queue.Dead, 201: queue.Cancelled, 300: "bewitched"} {
+		if verdict != "" {
+			for range 2 { // outcomes may come twice
+				tally.add(queue.Outcome{Seq: seq, Verdict: verdict, Error: "why"})
+			}
+		}
+	}
+	require.Equal(t, Tally{Signed: 1, AlreadySigned: 1, Skipped: 1, Dead: 2, Cancelled: 1}, tally.counts(), "a word that is not known is no success, and 0 is no place in a batch")
+	require.Equal(t, 6, tally.counts().Done())
+	for _, seq := range []int{63, 64, 65, 200, 201, 300} {
+		require.True(t, tally.has(seq))
+		require.False(t, tally.has(seq+1000))
+	}
+	require.False(t, tally.has(66))
+	var verdicts []string
+	for _, f := range tally.failures() {
+		verdicts = append(verdicts, f.Verdict)
+	}
+	require.Equal(t, []string{"dead", "cancelled", "bewitched"}, verdicts)
+}
