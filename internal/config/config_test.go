@@ -1,0 +1,204 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/config"
+)
+
+// The environment belongs to the whole process: a test that sets it, or that
+// looks for files where it says, does not run beside others.
+
+// isolate lets a test see no configuration of this machine.
+func isolate(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
+	t.Setenv("HOME", dir)
+	t.Chdir(dir)
+	return dir
+}
+
+// program is one with a few settings of each kind.
+func program(t *testing.T, args ...string) *pflag.FlagSet {
+	t.Helper()
+	flags := pflag.NewFlagSet("sign-worker", pflag.ContinueOnError)
+	config.SigningFlags(flags, config.Signing{Jobs: 4, Timeout: 10 * time.Minute, Attempts: 4, Backoff: time.Second, MaxWait: time.Hour, ShutdownGrace: 30 * time.Second})
+	flags.StringSlice("arch", []string{"amd64", "arm64"}, "")
+	flags.Bool("help", false, "")
+	flags.Bool("version", false, "")
+	require.NoError(t, flags.Parse(args))
+	return flags
+}
+
+type settings struct {
+	config.Signing `mapstructure:",squash"`
+	Arch           []string `mapstructure:"arch"`
+}
+
+func read(t *testing.T, flags *pflag.FlagSet, file string) (*config.Source, settings) {
+	t.Helper()
+	source, err := config.Read(flags, "sign-worker", file)
+	require.NoError(t, err)
+	var s settings
+	require.NoError(t, source.Into(&s))
+	return source, s
+}
+
+func writeFile(t *testing.T, path, text string) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+func TestDefaults(t *testing.T) {
+	isolate(t)
+	source, s := read(t, program(t), "")
+	require.Empty(t, source.File)
+	require.Equal(t, 4, s.Jobs)
+	require.Equal(t, 10*time.Minute, s.Timeout)
+	require.Equal(t, time.Hour, s.MaxWait)
+	require.True(t, s.TLSVerify)
+	require.Equal(t, []string{"amd64", "arm64"}, s.Arch)
+	require.False(t, source.Given("jobs"))
+}
+
+func TestPrecedence(t *testing.T) {
+	dir := isolate(t)
+	file := writeFile(t, filepath.Join(dir, "w.yaml"), "jobs: 5\nattempts: 5\ntimeout: 5s\ntls-verify: false\narch: [s390x]\n")
+
+	t.Setenv("SIGNFLEET_JOBS", "6")
+	t.Setenv("SIGNFLEET_ATTEMPTS", "6")
+	t.Setenv("SIGNFLEET_MAX_WAIT", "6s")
+	source, s := read(t, program(t, "--jobs", "7", "--backoff=7s"), file)
+	require.Equal(t, 7, s.Jobs, "a flag before the environment")
+	require.Equal(t, 6, s.Attempts, "the environment before the file")
+	require.Equal(t, 5*time.Second, s.Timeout, "the file before the default")
+	require.Equal(t, 7*time.Second, s.Backoff)
+	require.Equal(t, 6*time.Second, s.MaxWait)
+	require.False(t, s.TLSVerify)
+	require.Equal(t, []string{"s390x"}, s.Arch)
+
+	require.Equal(t, "--jobs", source.Where("jobs"))
+	require.Equal(t, "SIGNFLEET_ATTEMPTS", source.Where("attempts"))
+	require.Equal(t, "timeout in "+file, source.Where("timeout"))
+	for _, name := range []string{"jobs", "attempts", "timeout", "tls-verify", "max-wait", "backoff"} {
+		require.True(t, source.Given(name), name)
+	}
+	require.False(t, source.Given("format"))
+}
+
+func TestListsInTheEnvironment(t *testing.T) {
+	isolate(t)
+	t.Setenv("SIGNFLEET_ARCH", "amd64,riscv64")
+	_, s := read(t, program(t), "")
+	require.Equal(t, []string{"amd64", "riscv64"}, s.Arch)
+}
+
+func TestEmptyVariableIsNone(t *testing.T) {
+	isolate(t)
+	t.Setenv("SIGNFLEET_JOBS", "")
+	source, s := read(t, program(t), "")
+	require.Equal(t, 4, s.Jobs)
+	require.False(t, source.Given("jobs"))
+}
+
+func TestFileIsFound(t *testing.T) {
+	dir := isolate(t)
+	_, s := read(t, program(t), "")
+	require.Equal(t, 4, s.Jobs)
+
+	user := writeFile(t, filepath.Join(dir, "config", "signfleet", "sign-worker.yaml"), "jobs: 5\n")
+	source, s := read(t, program(t), "")
+	require.Equal(t, 5, s.Jobs)
+	require.Equal(t, user, source.File)
+
+	writeFile(t, filepath.Join(dir, "sign-worker.yaml"), "jobs: 6\n")
+	_, s = read(t, program(t), "")
+	require.Equal(t, 6, s.Jobs, "the current directory first")
+
+	t.Setenv("SIGNFLEET_CONFIG", writeFile(t, filepath.Join(dir, "other.yaml"), "jobs: 7\n"))
+	_, s = read(t, program(t), "")
+	require.Equal(t, 7, s.Jobs, "the one that is named before those that are found")
+
+	_, s = read(t, program(t), writeFile(t, filepath.Join(dir, "flag.yaml"), "jobs: 8\n"))
+	require.Equal(t, 8, s.Jobs)
+}
+
+func TestFileIsRefused(t *testing.T) {
+	dir := isolate(t)
+	for name, test := range map[string]struct{ text, says string }{
+		"unknown key":         {"jobs: 5\njob: 5\n", "job"},
+		"unknown nested key":  {"nats:\n  url: nats://x\n", "nats.url"},
+		"several":             {"b-b: 1\na-a: 2\n", "a-a, b-b"},
+		"not for a file":      {"config: other.yaml\n", "config"},
+		"nor this":            {"version: 1\n", "version"},
+		"not YAML":            {"jobs: [5\n", "bad.yaml"},
+		"not a mapping":       {"- jobs\n", "bad.yaml"},
+		"the same key, twice": {"jobs: 5\njobs: 6\n", "bad.yaml"},
+	} {
+		file := writeFile(t, filepath.Join(dir, "bad.yaml"), test.text)
+		_, err := config.Read(program(t), "sign-worker", file)
+		require.ErrorContains(t, err, test.says, name)
+		require.ErrorContains(t, err, file, name)
+	}
+	_, err := config.Read(program(t), "sign-worker", filepath.Join(dir, "none.yaml"))
+	require.ErrorContains(t, err, "none.yaml")
+}
+
+func TestValueIsRefused(t *testing.T) {
+	isolate(t)
+	t.Setenv("SIGNFLEET_JOBS", "many")
+	source, err := config.Read(program(t), "sign-worker", "")
+	require.NoError(t, err)
+	var s settings
+	err = source.Into(&s)
+	require.ErrorContains(t, err, "jobs")
+	require.NotContains(t, err.Error(), "\n")
+}
+
+func TestRegistryOptions(t *testing.T) {
+	isolate(t)
+	source, s := read(t, program(t), "")
+	require.Nil(t, s.Registry(source, "ua", nil).TLSVerify, "not given: registries.conf decides")
+	for value, want := range map[string]bool{"true": true, "false": false} {
+		source, s := read(t, program(t, "--tls-verify="+value, "--authfile=a", "--cert-dir=c"), "")
+		o := s.Registry(source, "ua", nil)
+		require.Equal(t, want, *o.TLSVerify)
+		require.Equal(t, "a", o.AuthFile)
+		require.Equal(t, "c", o.CertsDir)
+		require.Equal(t, "ua", o.UserAgent)
+	}
+}
+
+func TestSigningValidate(t *testing.T) {
+	t.Parallel()
+	for _, confirm := range []string{"auto", "always", "never"} {
+		require.NoError(t, config.Signing{Format: "tag", ConfirmWrites: confirm}.Validate())
+	}
+	require.ErrorContains(t, config.Signing{Format: "referrer", ConfirmWrites: "auto"}.Validate(), "format")
+	require.ErrorContains(t, config.Signing{Format: "tag", ConfirmWrites: "yes"}.Validate(), "confirm-writes")
+}
+
+// A setting that is refused or ignored beside a fleet must be one there is.
+func TestWorkerOnlyAreSettings(t *testing.T) {
+	t.Parallel()
+	flags := program(t)
+	for _, name := range config.WorkerOnly {
+		require.NotNil(t, flags.Lookup(name), name)
+	}
+}
+
+func TestWorkerName(t *testing.T) {
+	t.Parallel()
+	one, two := config.WorkerName(), config.WorkerName()
+	require.NotEqual(t, one, two)
+	require.Regexp(t, `^[a-z0-9-]{1,64}$`, one)
+}

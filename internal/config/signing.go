@@ -1,0 +1,86 @@
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/internal/registry"
+	"github.com/signfleet/signfleet/internal/sign"
+)
+
+// Signing are the settings of whoever signs: a worker, or a submitter that has
+// its worker in the same process. Both programs name them alike.
+type Signing struct {
+	Key            string        `mapstructure:"sigstore-key"`
+	PassphraseFile string        `mapstructure:"sigstore-passphrase-file"`
+	Format         string        `mapstructure:"format"`
+	ConfirmWrites  string        `mapstructure:"confirm-writes"`
+	Policy         string        `mapstructure:"policy"`
+	InsecurePolicy bool          `mapstructure:"insecure-policy"`
+	TLSVerify      bool          `mapstructure:"tls-verify"`
+	AuthFile       string        `mapstructure:"authfile"`
+	CertDir        string        `mapstructure:"cert-dir"`
+	Jobs           int           `mapstructure:"jobs"`
+	Timeout        time.Duration `mapstructure:"timeout"`
+	Attempts       int           `mapstructure:"attempts"`
+	Backoff        time.Duration `mapstructure:"backoff"`
+	MaxWait        time.Duration `mapstructure:"max-wait"`
+	ShutdownGrace  time.Duration `mapstructure:"shutdown-grace"`
+	NATSURL        string        `mapstructure:"nats-url"`
+	Debug          bool          `mapstructure:"debug"`
+}
+
+// WorkerOnly are the settings that a submitter cannot hand to the workers of a
+// fleet: they obey their own.
+var WorkerOnly = []string{
+	"sigstore-key", "sigstore-passphrase-file", "format", "confirm-writes", "policy", "insecure-policy",
+	"tls-verify", "authfile", "cert-dir", "attempts", "backoff", "max-wait", "shutdown-grace",
+}
+
+// SigningFlags defines the flags of Signing. The limits among its defaults are
+// the caller's, who knows those of the worker loop.
+func SigningFlags(flags *pflag.FlagSet, d Signing) {
+	flags.StringP("sigstore-key", "k", "", "private `key` to sign with: a PEM file of cosign or hangar, or plain PKCS#8, SEC1 or PKCS#1")
+	flags.String("sigstore-passphrase-file", "", "`file` with the passphrase of the key; without one it is asked for on a terminal")
+	flags.String("format", string(sign.FormatTag), "how signatures are attached: tag")
+	flags.String("confirm-writes", string(sign.ConfirmAuto), "read signatures back: auto (where others sign too), always or never")
+	flags.String("policy", "", "containers-policy.json `file`; default: where podman looks")
+	flags.Bool("insecure-policy", false, "sign without looking at any policy")
+	flags.Bool("tls-verify", true, "verify the certificates of registries; without it plain HTTP is tried too; default: as registries.conf says")
+	flags.String("authfile", "", "`file` with registry credentials; default: where podman and docker keep them")
+	flags.String("cert-dir", "", "`directory` of registry certificates, as /etc/containers/certs.d")
+	flags.IntP("jobs", "j", d.Jobs, "images signed at once, 1 to 256")
+	flags.Duration("timeout", d.Timeout, "bound on the signing of one image, not counting the waiting for its turn")
+	flags.Int("attempts", d.Attempts, "how often an image is tried before it counts as failed")
+	flags.Duration("backoff", d.Backoff, "pause after the first failed attempt; it doubles up to a minute")
+	flags.Duration("max-wait", d.MaxWait, "bound on the time an image waits for locks and rate limits")
+	flags.Duration("shutdown-grace", d.ShutdownGrace, "how long images in work may go on after the first signal")
+	flags.String("nats-url", "", "NATS server of the fleet, nats://host:port; several separated by commas")
+	flags.String("config", "", "configuration `file`")
+	flags.Bool("debug", false, "log what explains the rest")
+}
+
+// Validate names the first setting that cannot be obeyed and that no room checks
+// by the name of its flag.
+func (s Signing) Validate() error {
+	if s.Format != string(sign.FormatTag) {
+		return fmt.Errorf("format: %q is not one of those that can be written: tag", s.Format)
+	}
+	switch sign.ConfirmWrites(s.ConfirmWrites) {
+	case sign.ConfirmAuto, sign.ConfirmAlways, sign.ConfirmNever:
+		return nil
+	}
+	return fmt.Errorf("confirm-writes: %q is none of auto, always, never", s.ConfirmWrites)
+}
+
+// Registry are the options of the registry client.
+func (s Signing) Registry(source *Source, userAgent string, log *zap.Logger) registry.Options {
+	o := registry.Options{AuthFile: s.AuthFile, CertsDir: s.CertDir, UserAgent: userAgent, Log: log}
+	if source.Given("tls-verify") {
+		o.TLSVerify = &s.TLSVerify
+	}
+	return o
+}
