@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +19,9 @@ var ErrNoPassphrase = errors.New("the key is encrypted and there is no terminal 
 	"give it with --sigstore-passphrase-file or in the environment variable COSIGN_PASSWORD")
 
 // Passphrase finds the passphrase of a key: in the file, in the environment, or
-// by asking on the terminal, if stdin is one. An empty passphrase is one. The
-// caller owns the bytes and may zero them.
-func Passphrase(file string, stdin *os.File, prompt io.Writer) ([]byte, error) {
+// by asking on the terminal, if stdin is one, until ctx ends. An empty
+// passphrase is one. The caller owns the bytes and may zero them.
+func Passphrase(ctx context.Context, file string, stdin *os.File, prompt io.Writer) ([]byte, error) {
 	if file != "" {
 		return readPassphrase(file)
 	}
@@ -33,15 +34,39 @@ func Passphrase(file string, stdin *os.File, prompt io.Writer) ([]byte, error) {
 	if !term.IsTerminal(terminal) {
 		return nil, ErrNoPassphrase
 	}
-	if _, err := io.WriteString(prompt, "Passphrase of the signing key: "); err != nil {
-		return nil, fmt.Errorf("ask for the passphrase: %w", err)
-	}
-	passphrase, err := term.ReadPassword(terminal)
-	_, _ = io.WriteString(prompt, "\n")
+	return ask(ctx, terminal, prompt)
+}
+
+// ask reads a passphrase from a terminal without showing it.
+func ask(ctx context.Context, terminal int, prompt io.Writer) ([]byte, error) {
+	usual, err := term.GetState(terminal)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the passphrase: %w", err)
 	}
-	return append([]byte{}, passphrase...), nil
+	if _, err := io.WriteString(prompt, "Passphrase of the signing key: "); err != nil {
+		return nil, fmt.Errorf("ask for the passphrase: %w", err)
+	}
+	type answer struct {
+		passphrase []byte
+		err        error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		passphrase, err := term.ReadPassword(terminal)
+		answered <- answer{append([]byte{}, passphrase...), err}
+	}()
+	var a answer
+	select {
+	case a = <-answered:
+	case <-ctx.Done():
+		// The read cannot be ended; the terminal must not be left without echo.
+		a.err = errors.Join(context.Cause(ctx), term.Restore(terminal, usual))
+	}
+	_, _ = io.WriteString(prompt, "\n")
+	if a.err != nil {
+		return nil, fmt.Errorf("ask for the passphrase: %w", a.err)
+	}
+	return a.passphrase, nil
 }
 
 // readPassphrase takes the file's content without the line end that editors put there.

@@ -210,7 +210,9 @@ func TestTheListIsTheSameHoweverItArrives(t *testing.T) {
 
 func TestReadingStopsWithItsReader(t *testing.T) {
 	t.Parallel()
-	for range imagelist.Read(strings.NewReader("a b\nnginx\n"), imagelist.Options{}) {
+	for line, err := range imagelist.Read(strings.NewReader("a b\nnginx\n"), imagelist.Options{}) {
+		require.NoError(t, err)
+		require.Error(t, line.Err)
 		break
 	}
 	endless := io.MultiReader(strings.NewReader("nginx\n"), zeros{})

@@ -170,14 +170,9 @@ func same(a, b queue.Batch) bool {
 		slices.Equal(a.Options.Platforms, b.Options.Platforms) && slices.Equal(a.Options.Keys, b.Options.Keys)
 }
 
-// Unfinished is the latest batch on conn that was submitted from this list and
-// has not finished, or "" if there is none. It does not look at the options:
-// conn is that of a queue that serves one submission.
-func Unfinished(ctx context.Context, conn *queue.Conn, file string) (string, error) {
-	hash, err := HashFile(file)
-	if err != nil {
-		return "", err
-	}
+// Unfinished is the latest batch on conn that has not finished, or "" if there
+// is none: for a queue that serves one submission alone.
+func Unfinished(ctx context.Context, conn *queue.Conn) (string, error) {
 	ids, err := conn.Batches(ctx)
 	if err != nil {
 		return "", err
@@ -191,7 +186,7 @@ func Unfinished(ctx context.Context, conn *queue.Conn, file string) (string, err
 		if err != nil {
 			return "", err
 		}
-		if b.List == hash && !b.Finished {
+		if !b.Finished {
 			return id, nil
 		}
 	}

@@ -1,0 +1,82 @@
+// Package program is what the programs have in common around their work: how a
+// command line is run, what a signal does, and what the exit status says.
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses.
+const (
+	ExitDone        = 0
+	ExitFailed      = 1
+	ExitUsage       = 2   // a mistake in the settings: nothing was begun
+	ExitInterrupted = 130 // stopped by a signal, as shells say it
+)
+
+// UsageError is a mistake in the settings, found before anything was begun.
+type UsageError struct{ Err error }
+
+func (e UsageError) Error() string { return e.Err.Error() }
+func (e UsageError) Unwrap() error { return e.Err }
+
+// Ended is the end of a program with a status whose reason the user has been told.
+type Ended struct{ Status int }
+
+func (e Ended) Error() string { return fmt.Sprintf("exit status %d", e.Status) }
+
+// Run runs a command that takes no arguments but flags. Its context ends with
+// the first SIGINT or SIGTERM; the second ends the process at once.
+func Run(command *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	command.SilenceUsage, command.SilenceErrors = true, true
+	command.Args = func(cmd *cobra.Command, args []string) error {
+		if err := cobra.NoArgs(cmd, args); err != nil {
+			return UsageError{err}
+		}
+		return nil
+	}
+	command.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError{err} })
+	command.SetArgs(args)
+	command.SetOut(stdout)
+	command.SetErr(stderr)
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // the next signal has its usual effect
+
+	return exitStatus(command.Name(), command.ExecuteContext(ctx), stderr)
+}
+
+// exitStatus turns the end of a run into the program's, and tells the reason
+// where that has not been done.
+func exitStatus(name string, err error, stderr io.Writer) int {
+	var usage UsageError
+	var ended Ended
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &ended):
+		return ended.Status
+	case errors.Is(err, context.Canceled):
+		Say(stderr, "%s: interrupted\n", name)
+		return ExitInterrupted
+	case errors.As(err, &usage):
+		Say(stderr, "%s: %v\nSee %s --help.\n", name, err, name)
+		return ExitUsage
+	}
+	Say(stderr, "%s: %v\n", name, err)
+	return ExitFailed
+}
+
+// Say writes to the user; there is nobody to tell when that fails.
+func Say(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format, args...)
+}

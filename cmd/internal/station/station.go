@@ -1,0 +1,161 @@
+// Package station builds what signs out of settings: the key, the registry
+// client, the signer and the worker loop around them. Both programs build it
+// here, so that a submitter without a fleet signs just as a fleet does.
+package station
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/policy"
+	"github.com/signfleet/signfleet/internal/queue"
+	"github.com/signfleet/signfleet/internal/registry"
+	"github.com/signfleet/signfleet/internal/sign"
+	"github.com/signfleet/signfleet/internal/worker"
+)
+
+// Station is a key and the registries it signs in.
+type Station struct {
+	Key      *sign.Key
+	Registry *registry.Client
+
+	settings config.Signing
+	log      *zap.Logger
+}
+
+// Config is what a station is built from.
+type Config struct {
+	Settings config.Signing
+	Source   *config.Source
+	Stdin    *os.File  // where a passphrase may be asked for
+	Prompt   io.Writer // where it is asked
+	Log      *zap.Logger
+}
+
+// Defaults are the settings of a station for which nothing is said. maxWait is
+// how long an image may wait for its turn: where somebody sits before the
+// program, less than in a daemon.
+func Defaults(maxWait time.Duration) config.Signing {
+	d := worker.DefaultOptions()
+	return config.Signing{
+		Jobs: d.Jobs, Timeout: d.Timeout, Attempts: d.Attempts, Backoff: d.BackoffMin,
+		MaxWait: maxWait, ShutdownGrace: d.ShutdownGrace,
+	}
+}
+
+// Limits are the limits of a worker loop of that name.
+func Limits(s config.Signing, name string) worker.Options {
+	o := worker.DefaultOptions()
+	o.Name = name
+	o.Jobs, o.Timeout, o.Attempts = s.Jobs, s.Timeout, s.Attempts
+	o.BackoffMin, o.BackoffMax = s.Backoff, max(o.BackoffMax, s.Backoff)
+	o.MaxWait, o.ShutdownGrace = s.MaxWait, s.ShutdownGrace
+	return o
+}
+
+// ErrNoKey says that no key was named.
+var ErrNoKey = errors.New("no key to sign with: name one with --sigstore-key")
+
+// New checks the policy, opens the key, once for the life of the process, and
+// makes the registry client. ctx ends the waiting for a passphrase.
+func New(ctx context.Context, c Config) (*Station, error) {
+	s := c.Settings
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	if s.Key == "" {
+		return nil, ErrNoKey
+	}
+	if err := checkPolicy(s, c.Log); err != nil {
+		return nil, err
+	}
+	key, err := sign.LoadKey(s.Key, func() ([]byte, error) {
+		return config.Passphrase(ctx, s.PassphraseFile, c.Stdin, c.Prompt)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if warning := key.Warning(); warning != "" {
+		c.Log.Warn(warning)
+	}
+	client, err := registry.New(s.Registry(c.Source, "signfleet/"+Version(), c.Log))
+	if err != nil {
+		return nil, fmt.Errorf("set up access to registries: %w", err)
+	}
+	return &Station{Key: key, Registry: client, settings: s, log: c.Log}, nil
+}
+
+// checkPolicy refuses a policy that asks for more than can be evaluated.
+func checkPolicy(s config.Signing, log *zap.Logger) error {
+	if s.InsecurePolicy {
+		return nil
+	}
+	file := s.Policy
+	if file == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			home = "" // the system's policy is left
+		}
+		if file, err = policy.Find(policy.DefaultFiles(home)); err != nil {
+			return err
+		}
+	}
+	if file == "" {
+		log.Debug("no policy file anywhere: nothing is evaluated")
+		return nil
+	}
+	return policy.Check(file)
+}
+
+// Worker returns a worker loop on conn that signs at this station.
+func (s *Station) Worker(conn *queue.Conn, o worker.Options) (*worker.Worker, error) {
+	signer, err := sign.New(sign.Options{
+		Registry:      s.Registry,
+		Locker:        locker{conn.Locker(o.Name)},
+		Keys:          []*sign.Key{s.Key},
+		ConfirmWrites: sign.ConfirmWrites(s.settings.ConfirmWrites),
+		Format:        sign.Format(s.settings.Format),
+		Log:           s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return worker.New(conn, signer, o, s.log)
+}
+
+// Close ends idle connections to registries.
+func (s *Station) Close() { s.Registry.Close() }
+
+// locker fits the queue's locks to what signing asks for.
+type locker struct{ *queue.Locker }
+
+func (l locker) Lock(ctx context.Context, name string) (sign.Lease, error) {
+	lease, err := l.Locker.Lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return lease, nil
+}
+
+// version is set by the linker where the build knows better than the module
+// system: in a checkout.
+var version string
+
+// Version is the version that the program was built from.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+
+	"github.com/signfleet/signfleet/cmd/internal/program"
+	"github.com/signfleet/signfleet/cmd/internal/station"
+	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/queue"
+	"github.com/signfleet/signfleet/internal/queue/embedded"
+	"github.com/signfleet/signfleet/internal/submit"
+	"github.com/signfleet/signfleet/internal/worker"
+)
+
+// signHere signs the list in this process: with the queue and the worker loop
+// of a fleet, both of which live in the submission's own directory.
+func signHere(ctx context.Context, s *settings, std streams) error {
+	limits := station.Limits(s.Signing, config.WorkerName())
+	limits.EventJobs, limits.Heartbeat = 0, embeddedHeartbeat
+	if err := limits.Validate(); err != nil {
+		return program.UsageError{Err: err}
+	}
+	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: s.source, Stdin: std.in, Prompt: std.err, Log: s.log})
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	defer st.Close()
+	asked := s.submission()
+	asked.Keys, asked.Format = []string{st.Key.Fingerprint()}, s.Format
+
+	dir, err := claimState(s, asked)
+	if err != nil {
+		return err
+	}
+	server, err := embedded.Start(dir)
+	if err != nil {
+		return err
+	}
+	defer server.Stop() //nolint:errcheck // the process ends, and with it the lock
+	conn, err := server.Connect(ctx, queue.Options{Name: limits.Name})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	w, err := st.Worker(conn, limits)
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	submission, err := openHere(ctx, conn, asked, std)
+	if err != nil {
+		return err
+	}
+	if !s.SkipLogin {
+		logIn(ctx, st.Registry, s, asked)
+	}
+	if err := work(ctx, w, submission, std); err != nil {
+		return err
+	}
+	return concludeHere(context.WithoutCancel(ctx), ctx.Err() != nil, submission, s, std, dir)
+}
+
+// openHere goes on with the batch that an earlier process left behind, or
+// begins one.
+func openHere(ctx context.Context, conn *queue.Conn, asked submit.Options, std streams) (*submit.Submission, error) {
+	var err error
+	if asked.Batch, err = submit.Unfinished(ctx, conn); err != nil {
+		return nil, err
+	}
+	if asked.Batch != "" {
+		say(std.err, "going on with batch %s\n", asked.Batch)
+	}
+	submission, err := submit.Open(ctx, conn, asked)
+	if err != nil {
+		return nil, err
+	}
+	return submission, submission.BadLines()
+}
+
+// work runs the worker and the submission side by side until the batch is done.
+// When ctx ends, the worker finishes what it has in work.
+func work(ctx context.Context, w *worker.Worker, submission *submit.Submission, std streams) error {
+	working, stopWorking := context.WithCancel(ctx)
+	defer stopWorking()
+	drained := make(chan error, 1)
+	go func() { drained <- w.Run(working) }()
+	stopTelling := context.AfterFunc(ctx, func() {
+		say(std.err, "interrupted: finishing the images in work; once more to stop at once\n")
+	})
+	err := submission.Run(ctx)
+	stopTelling()
+	stopWorking()
+	return errors.Join(unlessInterrupted(ctx, err), <-drained)
+}
+
+// concludeHere reports on a submission that is done or was interrupted.
+func concludeHere(ctx context.Context, interrupted bool, submission *submit.Submission, s *settings, std streams, dir string) error {
+	report, err := conclude(ctx, submission, s, std)
+	if err != nil {
+		return err
+	}
+	if interrupted && report.NotDone > 0 {
+		say(std.err, "interrupted: the same command goes on where this one stopped\n")
+		return errInterrupted
+	}
+	return errors.Join(markFinished(dir), failures(report))
+}
+
+// unlessInterrupted drops the error of a run that was told to end.
+func unlessInterrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// claimState finds the directory of this very submission and clears away those
+// of others that are long finished.
+func claimState(s *settings, o submit.Options) (string, error) {
+	root, err := stateRoot(s.StateDir, os.Getenv)
+	if err != nil {
+		return "", program.UsageError{Err: err}
+	}
+	hash, err := submit.HashFile(o.File)
+	if err != nil {
+		return "", err
+	}
+	dir := stateDir(root, append([]string{hash, o.List.Registry, o.List.Project, o.Format}, slices.Concat(o.Keys, []string{""}, o.Platforms)...))
+	removeFinished(root, dir)
+	return dir, unmarkFinished(dir)
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/cmd/internal/program"
+	"github.com/signfleet/signfleet/cmd/internal/station"
+	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/imagelist"
+	"github.com/signfleet/signfleet/internal/submit"
+	"github.com/signfleet/signfleet/internal/telemetry"
+)
+
+// settings are all that the program was told.
+type settings struct {
+	config.Signing `mapstructure:",squash"`
+	File           string   `mapstructure:"file"`
+	Arch           []string `mapstructure:"arch"`
+	OS             []string `mapstructure:"os"`
+	RegistryName   string   `mapstructure:"registry"`
+	Project        string   `mapstructure:"project"`
+	Failed         string   `mapstructure:"failed"`
+	SkipLogin      bool     `mapstructure:"skip-login"`
+	StateDir       string   `mapstructure:"state-dir"`
+	Batch          string   `mapstructure:"batch"`
+	Resume         string   `mapstructure:"resume"`
+	Partitions     int      `mapstructure:"partitions"`
+
+	source  *config.Source
+	log     *zap.Logger
+	spooled string // a copy of a list that came by stdin, to be removed
+}
+
+// defaultMaxWait is shorter than the daemon's: somebody waits for the end.
+const defaultMaxWait = 5 * time.Minute
+
+func defineFlags(flags *pflag.FlagSet) {
+	flags.StringP("file", "f", "", "image `list`, or - for standard input")
+	flags.StringSliceP("arch", "a", []string{"amd64", "arm64"}, "architectures to sign; an empty one means all")
+	flags.StringSlice("os", []string{"linux"}, "operating systems to sign; an empty one means all")
+	flags.String("registry", "", "registry to use in place of those in the list")
+	flags.String("project", "", "project to use in place of those in the list")
+	flags.StringP("failed", "o", "sign-failed.txt", "`file` for the lines that could not be signed")
+	flags.Bool("skip-login", false, "do not ask each registry beforehand whether it can be reached with the stored credentials")
+	flags.String("state-dir", "", "`directory` of the submissions that sign in this process; default: signfleet under $XDG_STATE_HOME")
+	flags.String("batch", "", "with --nats-url: `name` of the batch; default: one is made up")
+	flags.String("resume", "", "with --nats-url: go on with this `batch`")
+	flags.Int("partitions", 16, "with --nats-url: queues of the bulk lane, as the workers have it")
+	config.SigningFlags(flags, station.Defaults(defaultMaxWait))
+}
+
+// readSettings reads and checks what can be checked without a server.
+func readSettings(flags *pflag.FlagSet, std streams) (*settings, error) {
+	file, err := flags.GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	source, err := config.Read(flags, "sign-submit", file)
+	if err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	s := &settings{source: source}
+	if err := source.Into(s); err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	s.log = telemetry.NewLogger(std.err, telemetry.LogOptions{Debug: s.Debug})
+	if file == "" && source.File != "" {
+		s.log.Info("configuration found", zap.String("file", source.File))
+	}
+	if s.File == "" {
+		return nil, program.UsageError{Err: errors.New("no image list: name one with --file")}
+	}
+	if err := s.checkMode(std); err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	if s.File == "-" {
+		if err := s.spool(std.in); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.submission().Validate(); err != nil {
+		s.cleanup()
+		return nil, program.UsageError{Err: err}
+	}
+	if info, err := os.Stat(s.File); err != nil || info.IsDir() {
+		s.cleanup()
+		return nil, program.UsageError{Err: fmt.Errorf("image list %s: %w", s.File, errors.Join(err, dirError(info)))}
+	}
+	return s, nil
+}
+
+func dirError(info os.FileInfo) error {
+	if info != nil && info.IsDir() {
+		return errors.New("it is a directory")
+	}
+	return nil
+}
+
+// checkMode refuses settings that the chosen way of signing cannot obey.
+func (s *settings) checkMode(std streams) error {
+	if s.NATSURL == "" {
+		for _, name := range []string{"batch", "resume"} {
+			if s.source.Given(name) {
+				return fmt.Errorf("%s only goes with --nats-url: signing in this process, the same list and options go on by themselves", s.source.Where(name))
+			}
+		}
+		return nil
+	}
+	for _, name := range config.WorkerOnly {
+		if s.source.Given(name) {
+			return fmt.Errorf("%s does not go with --nats-url: the workers of the fleet sign, each with the setting of its own configuration; "+
+				"set it there (sign-worker --%s), or leave out --nats-url to sign in this process", s.source.Where(name), name)
+		}
+	}
+	for _, name := range []string{"jobs", "skip-login", "state-dir"} {
+		if s.source.Given(name) {
+			say(std.err, "warning: %s is ignored with --nats-url: that is the workers' own business\n", s.source.Where(name))
+		}
+	}
+	if s.Batch != "" && s.Resume != "" && s.Batch != s.Resume {
+		return errors.New("--batch and --resume name two batches")
+	}
+	return nil
+}
+
+// submission is what is asked for, as far as the settings say it.
+func (s *settings) submission() submit.Options {
+	o := submit.Options{
+		File:      s.File,
+		List:      imagelist.Options{Registry: s.RegistryName, Project: s.Project},
+		Platforms: platforms(s.OS, s.Arch),
+		Timeout:   s.Timeout,
+		Batch:     s.Batch,
+		OnBadLine: func(bad *imagelist.LineError) {
+			s.log.Warn("line cannot be read, it goes to the failed list", zap.String("file", s.File), zap.Int("line", bad.Number), zap.String("problem", bad.Reason), zap.String("text", bad.Text))
+		},
+	}
+	if s.Resume != "" {
+		o.Batch, o.Resume = s.Resume, true
+	}
+	return o
+}
+
+// platforms are all pairs of operating system and architecture; an empty list
+// of either stands for any.
+func platforms(systems, architectures []string) []string {
+	anyOf := func(list []string) []string {
+		var kept []string
+		for _, s := range list {
+			if s = strings.TrimSpace(s); s != "" {
+				kept = append(kept, s)
+			}
+		}
+		if len(kept) == 0 {
+			return []string{"*"}
+		}
+		return kept
+	}
+	systems, architectures = anyOf(systems), anyOf(architectures)
+	if systems[0] == "*" && architectures[0] == "*" {
+		return nil
+	}
+	var all []string
+	for _, system := range systems {
+		for _, architecture := range architectures {
+			all = append(all, system+"/"+architecture)
+		}
+	}
+	return all
+}
+
+// spool copies a list from standard input to a file, since it is read more than once.
+func (s *settings) spool(in io.Reader) error {
+	f, err := os.CreateTemp("", "sign-submit-*.txt")
+	if err != nil {
+		return fmt.Errorf("keep the list from standard input: %w", err)
+	}
+	s.spooled, s.File = f.Name(), f.Name()
+	_, err = io.Copy(f, in)
+	if err := errors.Join(err, f.Close()); err != nil {
+		s.cleanup()
+		return fmt.Errorf("keep the list from standard input: %w", err)
+	}
+	return nil
+}
+
+func (s *settings) cleanup() {
+	if s.spooled != "" {
+		_ = os.Remove(s.spooled)
+	}
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/signfleet/signfleet/internal/queue/embedded"
+)
+
+// embeddedHeartbeat fits the short ack wait of an embedded queue.
+const embeddedHeartbeat = time.Second
+
+// finishedMark is the file in the directory of a submission that has its report.
+const finishedMark = "finished"
+
+// finishedAge is how long the directory of a finished submission is kept.
+const finishedAge = 7 * 24 * time.Hour
+
+// stateRoot is where submissions keep their state, by the XDG base directory
+// specification, unless a directory is named.
+func stateRoot(named string, getenv func(string) string) (string, error) {
+	if named != "" {
+		return filepath.Abs(named)
+	}
+	if state := getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
+		return filepath.Join(state, "signfleet"), nil
+	}
+	home := getenv("HOME")
+	if home == "" {
+		return "", errors.New("no place to remember what is done: neither XDG_STATE_HOME nor HOME is set; name one with --state-dir")
+	}
+	return filepath.Join(home, ".local", "state", "signfleet"), nil
+}
+
+// stateDir is the directory of one submission: all that decides what is signed
+// and with what is in its name, so only the same submission finds it.
+func stateDir(root string, identity []string) string {
+	h := sha256.New()
+	for _, part := range identity {
+		_, _ = fmt.Fprintf(h, "%d:%s,", len(part), part)
+	}
+	return filepath.Join(root, hex.EncodeToString(h.Sum(nil))[:32])
+}
+
+// markFinished notes when a submission got its report.
+func markFinished(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, finishedMark), nil, 0o600); err != nil {
+		return fmt.Errorf("note that the submission is finished: %w", err)
+	}
+	return nil
+}
+
+// unmarkFinished forgets an earlier end: the submission begins again.
+func unmarkFinished(dir string) error {
+	if err := os.Remove(filepath.Join(dir, finishedMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("begin the submission again: %w", err)
+	}
+	return nil
+}
+
+// removeFinished removes the directories of submissions that finished long
+// ago, except the one about to be used. What cannot be removed stays.
+func removeFinished(root, except string) {
+	marks, err := filepath.Glob(filepath.Join(root, "*", finishedMark))
+	if err != nil {
+		return // the root has characters of a pattern in its name
+	}
+	for _, mark := range marks {
+		dir := filepath.Dir(mark)
+		if info, err := os.Stat(mark); err == nil && dir != except && time.Since(info.ModTime()) > finishedAge {
+			_ = embedded.Remove(dir)
+		}
+	}
+}

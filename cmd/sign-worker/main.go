@@ -1,0 +1,134 @@
+// Command sign-worker is the daemon of a fleet: it takes requests from a NATS
+// JetStream server and signs the images they name.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/signfleet/signfleet/cmd/internal/program"
+	"github.com/signfleet/signfleet/cmd/internal/station"
+	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/queue"
+	"github.com/signfleet/signfleet/internal/telemetry"
+	"github.com/signfleet/signfleet/internal/worker"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+const long = `sign-worker takes requests to sign container images from a NATS JetStream server
+and signs each image in its registry with a Sigstore key. Start as many as you
+like, on as many machines as you like: each request is signed by one of them,
+and by another if that one dies.
+
+A first SIGTERM or SIGINT stops taking requests, finishes the images in work
+within --shutdown-grace and gives the rest back; a second one ends at once.
+
+Every flag is also an environment variable (--nats-url is SIGNFLEET_NATS_URL)
+and a key of the configuration file (nats-url).
+
+Exit status: 0 after a drain, 1 after a failure, 2 for a mistake in the settings.`
+
+// run is the program without its globals.
+func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
+	command := &cobra.Command{
+		Use:     "sign-worker --nats-url URL --sigstore-key FILE",
+		Short:   "Sign the container images that a NATS JetStream queue asks for",
+		Long:    long,
+		Version: station.Version(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), cmd.Flags(), stdin, stderr)
+		},
+	}
+	defineFlags(command.Flags())
+	return program.Run(command, args, stdout, stderr)
+}
+
+// settings are those of a station and of its place in the queue.
+type settings struct {
+	config.Signing `mapstructure:",squash"`
+	EventJobs      int `mapstructure:"event-jobs"`
+	Partitions     int `mapstructure:"partitions"`
+}
+
+func defineFlags(flags *pflag.FlagSet) {
+	config.SigningFlags(flags, station.Defaults(worker.DefaultOptions().MaxWait))
+	flags.Int("event-jobs", -1, "images of the event lane signed at once, beside --jobs; -1 means a quarter of --jobs")
+	flags.Int("partitions", 16, "queues of the bulk lane; the same for all workers and submitters of a fleet")
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.Writer) error {
+	file, err := flags.GetString("config")
+	if err != nil {
+		return err
+	}
+	source, err := config.Read(flags, "sign-worker", file)
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	var s settings
+	if err := source.Into(&s); err != nil {
+		return program.UsageError{Err: err}
+	}
+	log := telemetry.NewLogger(stderr, telemetry.LogOptions{Debug: s.Debug, JSON: true})
+	if source.File != "" {
+		log.Info("configuration read", zap.String("file", source.File))
+	}
+	if s.NATSURL == "" {
+		return program.UsageError{Err: errors.New("no NATS server: name one with --nats-url")}
+	}
+	options := station.Limits(s.Signing, config.WorkerName())
+	options.EventJobs = s.eventJobs()
+	if err := options.Validate(); err != nil {
+		return program.UsageError{Err: err}
+	}
+	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: source, Stdin: stdin, Prompt: stderr, Log: log})
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	defer st.Close()
+
+	conn, err := queue.Connect(ctx, queue.Options{
+		URL: s.NATSURL, Name: options.Name, Partitions: s.Partitions,
+		OnDisconnect: func(err error) { log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
+		OnReconnect:  func(server string) { log.Info("connected to NATS again", zap.String("server", server)) },
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Setup(ctx); err != nil {
+		return err
+	}
+	w, err := st.Worker(conn, options)
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	log.Info("serving", zap.String("worker", options.Name), zap.String("key", st.Key.Fingerprint()),
+		zap.Int("jobs", options.Jobs), zap.Int("event_jobs", options.EventJobs), zap.String("version", station.Version()))
+	stopped := context.AfterFunc(ctx, func() {
+		log.Info("draining: no new requests, finishing what is in work", zap.Duration("grace", options.ShutdownGrace))
+	})
+	defer stopped()
+	if err := w.Run(ctx); err != nil {
+		return err
+	}
+	log.Info("drained")
+	return nil
+}
+
+func (s settings) eventJobs() int {
+	if s.EventJobs >= 0 {
+		return s.EventJobs
+	}
+	return max(1, s.Jobs/4)
+}
