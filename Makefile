@@ -1,0 +1,60 @@
+# Everything a developer or CI does is a target here; `make` lists them.
+
+GO      ?= go
+TAGS    := containers_image_openpgp
+RACE    := -race -shuffle=on -tags=$(TAGS)
+
+# Flags of one's own for go test: make unit ARGS='-run TestLocks -count=20'.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test unit e2e bench lint fmt peers tidy verify/build verify/tidy clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build both binaries into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -tags=$(TAGS) -ldflags='-s -w' -o bin/ ./cmd/...
+
+demo: build ## sign a handful of images in a registry of its own, and verify them
+	$(GO) run -tags=$(TAGS) ./test/demo
+
+test: peers ## run all tests, with the race detector and the real peers
+	$(GO) test $(RACE) -timeout 25m $(ARGS) ./...
+
+unit: ## run the quick tests only
+	$(GO) test $(RACE) -timeout 10m $(ARGS) ./internal/... ./cmd/...
+
+e2e: peers ## run the end-to-end tests only
+	$(GO) test $(RACE) -timeout 20m $(ARGS) ./test/...
+
+bench: ## run the benchmarks
+	$(GO) test -tags=$(TAGS) -run='^$$' -bench=. -benchmem $(ARGS) ./internal/...
+
+lint: ## check style, and the arrows between the rooms
+	lint="$$($(GO) run ./test/peers/install golangci-lint)" && "$$lint" config verify && "$$lint" run ./...
+	@! grep -rl --include='*_test.go' 'time\.Sleep(' internal cmd test | xargs -r grep -L '"testing/synctest"' | grep . \
+		|| { echo 'time.Sleep in a test is for synctest bubbles only: await a condition'; exit 1; }
+
+fmt: ## format the code
+	lint="$$($(GO) run ./test/peers/install golangci-lint)" && "$$lint" fmt ./...
+
+peers: ## build the programs that tests talk to (minutes once, then nothing)
+	@$(GO) run ./test/peers/install >/dev/null
+
+tidy: ## bring go.mod and go.sum up to date, of the project and its tools
+	$(GO) mod tidy
+	$(GO) -C test/tools mod tidy
+	$(GO) -C test/tools/lint mod tidy
+
+verify/build: ## check that all builds without tags, and without cgo
+	$(GO) build ./...
+	$(GO) vet ./...
+	CGO_ENABLED=0 $(GO) build ./...
+	CGO_ENABLED=0 $(GO) build -tags=$(TAGS) ./...
+
+verify/tidy: ## check that go.mod and go.sum are up to date
+	$(GO) mod tidy -diff
+
+clean: ## remove what was built, but not the peers
+	rm -rf bin coverage
