@@ -27,9 +27,10 @@ func submitToFleet(ctx context.Context, s *settings, std streams) error {
 	o := s.submission()
 	progress := newProgress(std.err)
 	o.OnProgress = progress.show
+	o.OnPublished = func(total int) { say(std.err, "%d requests submitted, following their outcomes\n", total) }
 	submission, err := submit.Open(ctx, conn, o)
 	if err != nil {
-		if errors.Is(err, submit.ErrOtherList) {
+		if errors.Is(err, submit.ErrOtherList) || errors.Is(err, submit.ErrFinished) {
 			return program.UsageError{Err: err}
 		}
 		return err
@@ -38,38 +39,41 @@ func submitToFleet(ctx context.Context, s *settings, std streams) error {
 	if err := submission.BadLines(); err != nil {
 		return err
 	}
-	err = submission.Run(ctx)
+	runErr := submission.Run(ctx)
 	progress.end()
-	if ctx.Err() != nil {
-		say(std.err, "interrupted: nothing is cancelled, the workers go on with what they were given; to go on from here:\n  %s\n", resumeCommand(s, submission.Batch()))
-		return errInterrupted
-	}
-	if err != nil {
-		say(std.err, "to go on from here:\n  %s\n", resumeCommand(s, submission.Batch()))
-		return err
-	}
-	report, err := conclude(ctx, submission, s, std)
-	if err != nil {
-		return err
-	}
-	return failures(report)
+	return concludeFleet(ctx, runErr, submission, s, std)
 }
 
-// resumeCommand is the command line that goes on with a batch: it repeats
-// what decides which requests the list turns into.
-func resumeCommand(s *settings, batch string) string {
-	words := []string{"sign-submit", "--nats-url", s.NATSURL, "--resume", batch, "--file", s.File}
-	for _, flag := range []struct {
-		name, value string
-	}{
-		{"registry", s.RegistryName}, {"project", s.Project},
-		{"arch", strings.Join(s.Arch, ",")}, {"os", strings.Join(s.OS, ",")},
-		{"failed", s.Failed},
-	} {
-		if s.source.Given(flag.name) {
-			words = append(words, "--"+flag.name, flag.value)
-		}
+// concludeFleet reports on a submission that is done, was interrupted or could
+// not go on; in the last two cases it says how to.
+func concludeFleet(ctx context.Context, runErr error, submission *submit.Submission, s *settings, std streams) error {
+	interrupted := ctx.Err() != nil
+	report, err := conclude(ctx, submission, s, std)
+	if err == nil && report.NotDone == 0 {
+		return failures(report)
 	}
+	if interrupted {
+		say(std.err, "interrupted: nothing is cancelled, the workers go on with what they were given; to go on from here:\n  %s\n", resumeCommand(s, submission.Batch()))
+		return interruption(std, err)
+	}
+	say(std.err, "to go on from here:\n  %s\n", resumeCommand(s, submission.Batch()))
+	return errors.Join(runErr, err)
+}
+
+// resumeCommand is the command line that goes on with a batch: it repeats what
+// was given as flags, but for passwords.
+func resumeCommand(s *settings, batch string) string {
+	words := []string{"sign-submit"}
+	s.source.VisitChanged(func(name, value string) {
+		switch name {
+		case "batch", "resume", "jobs", "skip-login", "state-dir":
+			return
+		case "nats-url":
+			value = queue.RedactURL(value)
+		}
+		words = append(words, "--"+name, value)
+	})
+	words = append(words, "--resume", batch)
 	for i, word := range words {
 		if word == "" || strings.ContainsAny(word, " \t\n'\"\\$&;|<>()*?[]#~`!{}") {
 			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"

@@ -40,6 +40,9 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 		return err
 	}
 	defer server.Stop() //nolint:errcheck // the process ends, and with it the lock
+	if err := unmarkFinished(dir); err != nil {
+		return err
+	}
 	conn, err := server.Connect(ctx, queue.Options{Name: limits.Name})
 	if err != nil {
 		return err
@@ -54,12 +57,11 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 		return err
 	}
 	if !s.SkipLogin {
-		logIn(ctx, st.Registry, s, asked)
+		wait := logIn(ctx, st.Registry, s, asked)
+		defer wait()
 	}
-	if err := work(ctx, w, submission, std); err != nil {
-		return err
-	}
-	return concludeHere(context.WithoutCancel(ctx), ctx.Err() != nil, submission, s, std, dir)
+	workErr := work(ctx, w, submission, std)
+	return concludeHere(ctx, workErr, submission, s, std, dir)
 }
 
 // openHere goes on with the batch that an earlier process left behind, or
@@ -95,17 +97,20 @@ func work(ctx context.Context, w *worker.Worker, submission *submit.Submission, 
 	return errors.Join(unlessInterrupted(ctx, err), <-drained)
 }
 
-// concludeHere reports on a submission that is done or was interrupted.
-func concludeHere(ctx context.Context, interrupted bool, submission *submit.Submission, s *settings, std streams, dir string) error {
+// concludeHere reports on a submission that is done, was interrupted or could
+// not go on: whatever ended the work, what failed or was not done is written.
+func concludeHere(ctx context.Context, workErr error, submission *submit.Submission, s *settings, std streams, dir string) error {
+	interrupted := ctx.Err() != nil
 	report, err := conclude(ctx, submission, s, std)
-	if err != nil {
-		return err
+	err = errors.Join(workErr, err)
+	if err == nil && report.NotDone == 0 {
+		return errors.Join(markFinished(dir), failures(report))
 	}
-	if interrupted && report.NotDone > 0 {
-		say(std.err, "interrupted: the same command goes on where this one stopped\n")
-		return errInterrupted
+	say(std.err, "what is done is remembered: the same command goes on where this one stopped\n")
+	if interrupted {
+		return interruption(std, err)
 	}
-	return errors.Join(markFinished(dir), failures(report))
+	return err
 }
 
 // unlessInterrupted drops the error of a run that was told to end.
@@ -123,11 +128,11 @@ func claimState(s *settings, o submit.Options) (string, error) {
 	if err != nil {
 		return "", program.UsageError{Err: err}
 	}
-	hash, err := submit.HashFile(o.File)
+	hash, err := o.Hash()
 	if err != nil {
 		return "", err
 	}
 	dir := stateDir(root, append([]string{hash, o.List.Registry, o.List.Project, o.Format}, slices.Concat(o.Keys, []string{""}, o.Platforms)...))
 	removeFinished(root, dir)
-	return dir, unmarkFinished(dir)
+	return dir, nil
 }

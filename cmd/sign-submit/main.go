@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(execute(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // How a submission ends that is not simply done; the user has been told.
@@ -55,8 +55,8 @@ type streams struct {
 	out, err io.Writer
 }
 
-// run is the program without its globals.
-func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
+// execute is the program without its globals.
+func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	std := streams{in: stdin, out: stdout, err: stderr}
 	command := &cobra.Command{
 		Use:     "sign-submit --file LIST --sigstore-key FILE | --nats-url URL",
@@ -69,7 +69,7 @@ func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 			if err != nil {
 				return err
 			}
-			defer s.cleanup()
+			defer s.cleanup() //nolint:errcheck // a file without a name, and at its end
 			if s.NATSURL != "" {
 				return submitToFleet(cmd.Context(), s, std)
 			}

@@ -13,21 +13,37 @@ import (
 	"github.com/signfleet/signfleet/internal/submit"
 )
 
+// concludePatience bounds the report of a submission that was interrupted.
+const concludePatience = time.Minute
+
 // conclude writes the failed list of a submission, says how it ended, and closes
-// its batch when nothing is left to do.
+// its batch when nothing is left to do. The end of ctx does not keep it from that.
 func conclude(ctx context.Context, submission *submit.Submission, s *settings, std streams) (submit.Report, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludePatience)
+	defer cancel()
 	report, err := submission.Report(ctx)
 	if err != nil {
 		return submit.Report{}, err
 	}
+	printReport(std.out, report)
 	if err := submit.WriteFailed(s.Failed, report); err != nil {
-		return submit.Report{}, err
+		return report, err
 	}
-	printReport(std.out, report, s.Failed)
+	if len(report.Failures) > 0 {
+		say(std.out, "failed list: %s, reasons: %s\n", s.Failed, submit.DetailsPath(s.Failed))
+	}
 	if report.NotDone > 0 {
 		return report, nil
 	}
 	return report, submission.Finish(ctx)
+}
+
+// interruption is the end of a submission by a signal; err is what else went wrong.
+func interruption(std streams, err error) error {
+	if err != nil {
+		say(std.err, "sign-submit: %v\n", err)
+	}
+	return errInterrupted
 }
 
 // failures is the end of a submission that went to its end.
@@ -39,16 +55,13 @@ func failures(r submit.Report) error {
 }
 
 // printReport says how the batch ended.
-func printReport(out io.Writer, r submit.Report, failed string) {
+func printReport(out io.Writer, r submit.Report) {
 	total := r.Done() + r.NotDone
 	say(out, "batch %s: %d images: %d signed, %d signed already, %d skipped, %d failed", r.Batch, total, r.Signed, r.AlreadySigned, r.Skipped, r.Failed())
 	if r.NotDone > 0 {
 		say(out, ", %d not done", r.NotDone)
 	}
 	say(out, "\n")
-	if len(r.Failures) > 0 {
-		say(out, "failed list: %s, reasons: %s\n", failed, submit.DetailsPath(failed))
-	}
 }
 
 // How often progress is shown: on a terminal, where it stays on one line, and elsewhere.

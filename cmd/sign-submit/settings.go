@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -34,9 +35,9 @@ type settings struct {
 	Resume         string   `mapstructure:"resume"`
 	Partitions     int      `mapstructure:"partitions"`
 
-	source  *config.Source
-	log     *zap.Logger
-	spooled string // a copy of a list that came by stdin, to be removed
+	source *config.Source
+	log    *zap.Logger
+	list   *os.File // a copy of the list that nobody else can change
 }
 
 // defaultMaxWait is shorter than the daemon's: somebody waits for the end.
@@ -81,27 +82,16 @@ func readSettings(flags *pflag.FlagSet, std streams) (*settings, error) {
 	if err := s.checkMode(std); err != nil {
 		return nil, program.UsageError{Err: err}
 	}
-	if s.File == "-" {
-		if err := s.spool(std.in); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.submission().Validate(); err != nil {
-		s.cleanup()
+	if err := submit.CheckFailed(s.Failed, s.File); err != nil {
 		return nil, program.UsageError{Err: err}
 	}
-	if info, err := os.Stat(s.File); err != nil || info.IsDir() {
-		s.cleanup()
-		return nil, program.UsageError{Err: fmt.Errorf("image list %s: %w", s.File, errors.Join(err, dirError(info)))}
+	if err := s.copyList(std.in); err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	if err := s.submission().Validate(); err != nil {
+		return nil, errors.Join(program.UsageError{Err: err}, s.cleanup())
 	}
 	return s, nil
-}
-
-func dirError(info os.FileInfo) error {
-	if info != nil && info.IsDir() {
-		return errors.New("it is a directory")
-	}
-	return nil
 }
 
 // checkMode refuses settings that the chosen way of signing cannot obey.
@@ -135,6 +125,7 @@ func (s *settings) checkMode(std streams) error {
 func (s *settings) submission() submit.Options {
 	o := submit.Options{
 		File:      s.File,
+		Reader:    func() io.Reader { return io.NewSectionReader(s.list, 0, math.MaxInt64) },
 		List:      imagelist.Options{Registry: s.RegistryName, Project: s.Project},
 		Platforms: platforms(s.OS, s.Arch),
 		Timeout:   s.Timeout,
@@ -177,23 +168,32 @@ func platforms(systems, architectures []string) []string {
 	return all
 }
 
-// spool copies a list from standard input to a file, since it is read more than once.
-func (s *settings) spool(in io.Reader) error {
-	f, err := os.CreateTemp("", "sign-submit-*.txt")
-	if err != nil {
-		return fmt.Errorf("keep the list from standard input: %w", err)
+// copyList copies the list to a file of our own: it is read several times, may
+// come from a pipe, and must stay the same to the end. The file has no name, so
+// nothing of it is left however the program ends.
+func (s *settings) copyList(stdin io.Reader) error {
+	from := stdin
+	if s.File != "-" {
+		list, err := os.Open(s.File)
+		if err != nil {
+			return fmt.Errorf("image list: %w", err)
+		}
+		defer list.Close() //nolint:errcheck // only read
+		from = list
 	}
-	s.spooled, s.File = f.Name(), f.Name()
-	_, err = io.Copy(f, in)
-	if err := errors.Join(err, f.Close()); err != nil {
-		s.cleanup()
-		return fmt.Errorf("keep the list from standard input: %w", err)
+	copied, err := os.CreateTemp("", "sign-submit-*")
+	if err != nil {
+		return fmt.Errorf("copy the image list: %w", err)
+	}
+	s.list = copied
+	if err := os.Remove(copied.Name()); err != nil {
+		return errors.Join(fmt.Errorf("copy the image list: %w", err), s.cleanup())
+	}
+	if _, err := io.Copy(copied, from); err != nil {
+		return errors.Join(fmt.Errorf("image list %s: %w", s.File, err), s.cleanup())
 	}
 	return nil
 }
 
-func (s *settings) cleanup() {
-	if s.spooled != "" {
-		_ = os.Remove(s.spooled)
-	}
-}
+// cleanup gives up the copy of the list.
+func (s *settings) cleanup() error { return s.list.Close() }

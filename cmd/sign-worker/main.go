@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -21,7 +22,7 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(execute(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 const long = `sign-worker takes requests to sign container images from a NATS JetStream server
@@ -37,8 +38,8 @@ and a key of the configuration file (nats-url).
 
 Exit status: 0 after a drain, 1 after a failure, 2 for a mistake in the settings.`
 
-// run is the program without its globals.
-func run(args []string, stdin *os.File, stdout, stderr io.Writer) int {
+// execute is the program without its globals.
+func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	command := &cobra.Command{
 		Use:     "sign-worker --nats-url URL --sigstore-key FILE",
 		Short:   "Sign the container images that a NATS JetStream queue asks for",
@@ -57,6 +58,9 @@ type settings struct {
 	config.Signing `mapstructure:",squash"`
 	EventJobs      int `mapstructure:"event-jobs"`
 	Partitions     int `mapstructure:"partitions"`
+
+	source *config.Source
+	log    *zap.Logger
 }
 
 func defineFlags(flags *pflag.FlagSet) {
@@ -65,70 +69,94 @@ func defineFlags(flags *pflag.FlagSet) {
 	flags.Int("partitions", 16, "queues of the bulk lane; the same for all workers and submitters of a fleet")
 }
 
-// serve runs the daemon until ctx ends.
-func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.Writer) error {
+// readSettings reads and checks what can be checked without a server.
+func readSettings(flags *pflag.FlagSet, stderr io.Writer) (*settings, error) {
 	file, err := flags.GetString("config")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	source, err := config.Read(flags, "sign-worker", file)
 	if err != nil {
-		return program.UsageError{Err: err}
+		return nil, program.UsageError{Err: err}
 	}
-	var s settings
-	if err := source.Into(&s); err != nil {
-		return program.UsageError{Err: err}
+	s := &settings{source: source}
+	if err := source.Into(s); err != nil {
+		return nil, program.UsageError{Err: err}
 	}
-	log := telemetry.NewLogger(stderr, telemetry.LogOptions{Debug: s.Debug, JSON: true})
+	s.log = telemetry.NewLogger(stderr, telemetry.LogOptions{Debug: s.Debug, JSON: true})
 	if source.File != "" {
-		log.Info("configuration read", zap.String("file", source.File))
+		s.log.Info("configuration read", zap.String("file", source.File))
 	}
 	if s.NATSURL == "" {
-		return program.UsageError{Err: errors.New("no NATS server: name one with --nats-url")}
+		return nil, program.UsageError{Err: errors.New("no NATS server: name one with --nats-url")}
 	}
-	options := station.Limits(s.Signing, config.WorkerName())
-	options.EventJobs = s.eventJobs()
-	if err := options.Validate(); err != nil {
-		return program.UsageError{Err: err}
+	if err := s.limits().Validate(); err != nil {
+		return nil, program.UsageError{Err: err}
 	}
-	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: source, Stdin: stdin, Prompt: stderr, Log: log})
+	return s, nil
+}
+
+// limits are those of the worker loop, under a new name each time.
+func (s *settings) limits() worker.Options {
+	o := station.Limits(s.Signing, config.WorkerName())
+	if o.EventJobs = s.EventJobs; s.EventJobs < 0 {
+		o.EventJobs = max(1, s.Jobs/4)
+	}
+	return o
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.Writer) error {
+	s, err := readSettings(flags, stderr)
+	if err != nil {
+		return err
+	}
+	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: s.source, Stdin: stdin, Prompt: stderr, Log: s.log})
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
 	defer st.Close()
-
-	conn, err := queue.Connect(ctx, queue.Options{
-		URL: s.NATSURL, Name: options.Name, Partitions: s.Partitions,
-		OnDisconnect: func(err error) { log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
-		OnReconnect:  func(server string) { log.Info("connected to NATS again", zap.String("server", server)) },
-	})
+	limits := s.limits()
+	conn, err := connect(ctx, s, limits.Name)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.Setup(ctx); err != nil {
-		return err
-	}
-	w, err := st.Worker(conn, options)
+	w, err := st.Worker(conn, limits)
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
-	log.Info("serving", zap.String("worker", options.Name), zap.String("key", st.Key.Fingerprint()),
-		zap.Int("jobs", options.Jobs), zap.Int("event_jobs", options.EventJobs), zap.String("version", station.Version()))
-	stopped := context.AfterFunc(ctx, func() {
-		log.Info("draining: no new requests, finishing what is in work", zap.Duration("grace", options.ShutdownGrace))
+	s.log.Info("serving", zap.String("worker", limits.Name), zap.String("key", st.Key.Fingerprint()),
+		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.String("version", station.Version()))
+	return run(ctx, w, limits.ShutdownGrace, s.log)
+}
+
+// connect connects to the queue and makes its streams where they are missing.
+func connect(ctx context.Context, s *settings, name string) (*queue.Conn, error) {
+	conn, err := queue.Connect(ctx, queue.Options{
+		URL: s.NATSURL, Name: name, Partitions: s.Partitions,
+		OnDisconnect: func(err error) { s.log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
+		OnReconnect:  func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) },
 	})
-	defer stopped()
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Setup(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// run runs the worker loop until ctx ends and it has drained.
+func run(ctx context.Context, w *worker.Worker, grace time.Duration, log *zap.Logger) error {
+	told := context.AfterFunc(ctx, func() {
+		log.Info("draining: no new requests, finishing what is in work", zap.Duration("grace", grace))
+	})
+	defer told()
 	if err := w.Run(ctx); err != nil {
 		return err
 	}
 	log.Info("drained")
 	return nil
-}
-
-func (s settings) eventJobs() int {
-	if s.EventJobs >= 0 {
-		return s.EventJobs
-	}
-	return max(1, s.Jobs/4)
 }

@@ -107,6 +107,18 @@ func (s *Source) Given(name string) bool {
 	return flag != nil && s.v.InConfig(name) && s.valueText(flag) != flag.DefValue
 }
 
+// VisitChanged calls visit for each flag that was given on the command line, in
+// the order of their names, with its value as one would write it there.
+func (s *Source) VisitChanged(visit func(name, value string)) {
+	s.flags.Visit(func(flag *pflag.Flag) {
+		value := flag.Value.String()
+		if list, ok := flag.Value.(pflag.SliceValue); ok {
+			value = strings.Join(list.GetSlice(), ",")
+		}
+		visit(flag.Name, value)
+	})
+}
+
 // valueText is the value of a setting as its flag would print it.
 func (s *Source) valueText(flag *pflag.Flag) string {
 	switch flag.Value.Type() {

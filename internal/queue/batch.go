@@ -49,23 +49,17 @@ type BatchOptions struct {
 // cancels never meets the submitter's own writes.
 func cancelKey(batch string) string { return batch + ".cancelled" }
 
-// Batch reads the record of a batch, or ErrNone.
+// Batch reads the record of a batch, or ErrNone, or ErrUnreadable.
 func (c *Conn) Batch(ctx context.Context, id string) (Batch, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketBatches)
-	if err != nil {
-		return Batch{}, err
-	}
-	value, err := kv.Get(ctx, id)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+	stored, err := c.bucket(bucketBatches).get(ctx, id)
+	if errors.Is(err, ErrNone) {
 		return Batch{}, ErrNone
 	}
 	if err != nil {
 		return Batch{}, fmt.Errorf("read batch %s: %w", id, err)
 	}
 	var b Batch
-	if err := decode(value.Value(), &b); err != nil {
+	if err := decodeRecord(stored.data, &b); err != nil {
 		return Batch{}, fmt.Errorf("read batch %s: %w", id, err)
 	}
 	return b, nil
@@ -76,18 +70,12 @@ var ErrBatchExists = errors.New("a batch of that name exists")
 
 // CreateBatch stores the record of a new batch, or returns ErrBatchExists.
 func (c *Conn) CreateBatch(ctx context.Context, b Batch) error {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketBatches)
-	if err != nil {
-		return err
-	}
 	data, err := encodeBatch(b)
 	if err != nil {
 		return err
 	}
-	_, err = kv.Create(ctx, b.ID, data)
-	if errors.Is(err, jetstream.ErrKeyExists) {
+	_, err = c.bucket(bucketBatches).create(ctx, b.ID, data, 0)
+	if errors.Is(err, errKeyExists) {
 		return ErrBatchExists
 	}
 	if err != nil {
@@ -98,17 +86,11 @@ func (c *Conn) CreateBatch(ctx context.Context, b Batch) error {
 
 // WriteBatch replaces the record of a batch. Only its submitter writes it.
 func (c *Conn) WriteBatch(ctx context.Context, b Batch) error {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketBatches)
-	if err != nil {
-		return err
-	}
 	data, err := encodeBatch(b)
 	if err != nil {
 		return err
 	}
-	if _, err := kv.Put(ctx, b.ID, data); err != nil {
+	if err := c.bucket(bucketBatches).put(ctx, b.ID, data); err != nil {
 		return fmt.Errorf("write batch %s: %w", b.ID, err)
 	}
 	return nil
@@ -147,16 +129,10 @@ func (c *Conn) Batches(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// Cancelled reports whether a batch was cancelled.
+// Cancelled reports whether a batch was cancelled. A forged mark of that is ErrUnreadable.
 func (c *Conn) Cancelled(ctx context.Context, batch string) (bool, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketBatches)
-	if err != nil {
-		return false, err
-	}
-	_, err = kv.Get(ctx, cancelKey(batch))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+	_, err := c.bucket(bucketBatches).get(ctx, cancelKey(batch))
+	if errors.Is(err, ErrNone) {
 		return false, nil
 	}
 	if err != nil {
@@ -167,13 +143,8 @@ func (c *Conn) Cancelled(ctx context.Context, batch string) (bool, error) {
 
 // Cancel marks a batch as cancelled: its requests end as such when their turn comes.
 func (c *Conn) Cancel(ctx context.Context, batch string) error {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketBatches)
-	if err != nil {
-		return err
-	}
-	if _, err := kv.Put(ctx, cancelKey(batch), []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
+	at := time.Now().UTC().Format(time.RFC3339)
+	if err := c.bucket(bucketBatches).put(ctx, cancelKey(batch), []byte(at)); err != nil {
 		return fmt.Errorf("cancel batch %s: %w", batch, err)
 	}
 	return nil

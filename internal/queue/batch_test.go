@@ -82,3 +82,44 @@ func TestTheLedgerKeepsOneEntryForEachGeneration(t *testing.T) {
 	_, js := raw(t, srv)
 	eventually(t, func() bool { return stored(t, js, "KV_SIGN_LEDGER") == 0 }, "a mark of the removal stays")
 }
+
+func TestForgedKeysAreRefused(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{})
+	require.NoError(t, conn.CreateBatch(within(t), queue.Batch{ID: "b-1"}))
+	for _, key := range []string{"b-2", "b-1.cancelled"} {
+		forge(t, srv, "KV_SIGN_BATCHES", "$KV.SIGN_BATCHES.b-1", "$KV.SIGN_BATCHES."+key)
+	}
+	_, err := conn.Batch(within(t), "b-2")
+	require.ErrorIs(t, err, queue.ErrForged)
+	require.ErrorIs(t, err, queue.ErrUnreadable)
+	cancelled, err := conn.Cancelled(within(t), "b-1")
+	require.ErrorIs(t, err, queue.ErrForged)
+	require.False(t, cancelled)
+	require.ErrorIs(t, conn.CreateBatch(within(t), queue.Batch{ID: "b-2"}), queue.ErrBatchExists)
+}
+
+func TestARemovedBatchIsNone(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{})
+	_, js := raw(t, srv)
+	kv, err := js.KeyValue(within(t), "SIGN_BATCHES")
+	require.NoError(t, err)
+	for _, remove := range []func(string) error{
+		func(key string) error { return kv.Delete(within(t), key) },
+		func(key string) error { return kv.Purge(within(t), key) },
+	} {
+		require.NoError(t, conn.CreateBatch(within(t), queue.Batch{ID: "b"}))
+		require.NoError(t, conn.Cancel(within(t), "b"))
+		require.NoError(t, remove("b"))
+		require.NoError(t, remove("b.cancelled"))
+		_, err = conn.Batch(within(t), "b")
+		require.ErrorIs(t, err, queue.ErrNone)
+		cancelled, err := conn.Cancelled(within(t), "b")
+		require.NoError(t, err)
+		require.False(t, cancelled)
+	}
+	_, err = conn.Batch(within(t), "*")
+	require.ErrorContains(t, err, "is not a key")
+	require.ErrorContains(t, conn.Cancel(within(t), "b.>"), "is not a key")
+}

@@ -100,6 +100,13 @@ func TestIDsFollowFromWhatIsAsked(t *testing.T) {
 		func(r *Request) { r.Identity = "x" },
 		func(r *Request) { r.Reference, r.Line = "", "bad one" },
 		func(r *Request) { r.Reference, r.Line = "", "bad two" },
+		func(r *Request) { r.Reference, r.Line = "", "bad \xff" },
+		func(r *Request) { r.Reference, r.Line = "", "bad \xfe" },
+		func(r *Request) { r.Reference, r.Line = "", "bad \ufffd" },
+		func(r *Request) { r.Platforms = []string{"linux", "amd64"} },
+		func(r *Request) { r.Platforms = []string{"linuxamd64"} },
+		func(r *Request) { r.Platforms, r.Keys = []string{"linux"}, []string{"amd64"} },
+		func(r *Request) { r.Reference, r.Digest = "r.example/app", ":1" },
 	} {
 		r := base
 		change(&r)

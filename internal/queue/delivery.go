@@ -21,6 +21,10 @@ var ErrForged = errors.New("message was not published by a client of this queue 
 // after a crash: the request then comes again.
 const confirmPatience = 30 * time.Second
 
+// maxBody bounds what is kept of a message that cannot be read, so that it fits
+// into a dead letter whatever the server's limit.
+const maxBody = 64 << 10
+
 // Delivery is one delivery of a request. One goroutine ends it, once, with
 // Done or Retry; until then KeepAlive must be called more often than AckWait.
 type Delivery struct {
@@ -76,6 +80,10 @@ func unreadable(msg *nats.Msg, batch string, sequence uint64) Request {
 	}
 	return Request{ID: hashName(fmt.Sprintf("%s %d", msg.Subject, sequence)), Batch: batch}
 }
+
+// Body is the message as it was delivered, or its beginning when it is very long:
+// all there is of a request that cannot be read.
+func (d *Delivery) Body() []byte { return d.msg.Data[:min(len(d.msg.Data), maxBody)] }
 
 // Context returns ctx with the trace context that the submitter sent along.
 func (d *Delivery) Context(ctx context.Context) context.Context {

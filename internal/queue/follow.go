@@ -20,7 +20,8 @@ const followIdle = 5 * time.Minute
 // goes on with those that come until ctx ends or each returns an error. It
 // survives the loss of the connection; should the server have lost outcomes with
 // it, those it still has come twice. caughtUp is called once, when the outcomes
-// of the past have been told.
+// of the past have been told. An outcome of a later version ends it with a
+// *VersionError.
 func (c *Conn) Follow(ctx context.Context, batch string, caughtUp func() error, each func(Outcome) error) error {
 	f := follower{conn: c, batch: batch, caughtUp: caughtUp, each: each}
 	defer func() { f.close(ctx) }()
@@ -117,7 +118,11 @@ func (f *follower) tell(ctx context.Context) error {
 			return fmt.Errorf("%w: messages %d to %d are missing", errInterrupted, f.received, meta.Sequence.Consumer-1)
 		}
 		f.told = meta.Sequence.Stream
-		if o, ok := genuineOutcome(msg, f.batch); ok {
+		o, ok, err := genuineOutcome(msg, f.batch)
+		if err != nil {
+			return err
+		}
+		if ok {
 			if err := f.each(o); err != nil {
 				return &stopped{err}
 			}
@@ -159,15 +164,20 @@ func (f *follower) close(ctx context.Context) {
 	_ = f.conn.js.DeleteConsumer(ctx, streamOutcomes, f.consumer)
 }
 
-// genuineOutcome reads an outcome, unless the server was made to store another
-// message under its subject.
-func genuineOutcome(msg *nats.Msg, batch string) (Outcome, bool) {
+// genuineOutcome reads an outcome; ok is false when the server was made to store
+// something else under its subject. One of a later version is an error: without
+// it whoever counts outcomes would wait for ever.
+func genuineOutcome(msg *nats.Msg, batch string) (o Outcome, ok bool, err error) {
 	if forged(msg.Header) {
-		return Outcome{}, false
+		return Outcome{}, false, nil
 	}
-	var o Outcome
-	if decode(msg.Data, &o) != nil || msg.Subject != outcomeSubject(batch, o.ID, o.Gen) || o.Batch != batch {
-		return Outcome{}, false
+	err = decode(msg.Data, &o)
+	var later *VersionError
+	if errors.As(err, &later) {
+		return Outcome{}, false, fmt.Errorf("outcome of a later version: use a newer sign-submit (%w)", later)
 	}
-	return o, true
+	if err != nil || msg.Subject != outcomeSubject(batch, o.ID, o.Gen) || o.Batch != batch {
+		return Outcome{}, false, nil
+	}
+	return o, true, nil
 }

@@ -189,3 +189,19 @@ func TestFollowDoesNotTellForgedOutcomes(t *testing.T) {
 	require.ErrorIs(t, <-f.ended, context.Canceled)
 	require.Equal(t, []int{1, 3}, f.told())
 }
+
+func TestFollowEndsAtAnOutcomeOfALaterVersion(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{})
+	record(t, conn, "b", 1, 1)
+	_, js := raw(t, srv)
+	_, err := js.Publish(within(t), "sign.outcome.b."+request("b", 2).ID+".0", []byte(`{"version":2,"wonder":1}`))
+	require.NoError(t, err)
+	f := follow(t, conn, "b")
+	err = <-f.ended
+	var later *queue.VersionError
+	require.ErrorAs(t, err, &later)
+	require.Equal(t, 2, later.Version)
+	require.ErrorContains(t, err, "use a newer sign-submit")
+	require.Equal(t, []int{1}, f.told())
+}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -219,15 +217,4 @@ func (l *Lane) pull(ctx context.Context, consumer string, request pullRequest) (
 		err = l.conn.explain(ctx, streamRequests, consumer, err)
 	}
 	return got, err
-}
-
-// partitionOf reads the partition from the subject of a bulk request.
-func partitionOf(subject string) (int, bool) {
-	rest, ok := strings.CutPrefix(subject, "sign.request.bulk.")
-	if !ok {
-		return 0, false
-	}
-	token, _, _ := strings.Cut(rest, ".")
-	p, err := strconv.Atoi(token)
-	return p, err == nil && p >= 0
 }

@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -312,6 +313,7 @@ func TestWhatCannotBeReadIsDeliveredAsSuch(t *testing.T) {
 		require.NoError(t, err)
 		d := one(t, lane)
 		require.NoError(t, d.Done(within(t)))
+		require.Equal(t, data, string(d.Body()))
 		return d
 	}
 	good := `{"version":1,"id":"x","batch":"b"}`
@@ -339,4 +341,21 @@ func TestWhatCannotBeReadIsDeliveredAsSuch(t *testing.T) {
 	require.True(t, queue.ValidName(d.Request.ID))
 	_, err := conn.Record(within(t), queue.Outcome{Batch: d.Request.Batch, ID: d.Request.ID, Verdict: queue.Dead})
 	require.NoError(t, err)
+	require.NoError(t, conn.Bury(within(t), queue.DeadLetter{Request: d.Request, Body: d.Body()}))
+	letter, err := conn.DeadLetter(within(t), d.Request.Batch, d.Request.ID, 0)
+	require.NoError(t, err)
+	require.Equal(t, "garbage", string(letter.Body))
+}
+
+func TestOfAVeryLongMessageTheBeginningIsKept(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{})
+	_, js := raw(t, srv)
+	long := strings.Repeat("x", 100<<10)
+	_, err := js.Publish(within(t), "sign.request.bulk.00.b", []byte(long))
+	require.NoError(t, err)
+	d := one(t, conn.BulkLane())
+	require.Error(t, d.Err)
+	require.Equal(t, long[:64<<10], string(d.Body()))
+	require.NoError(t, d.Done(within(t)))
 }

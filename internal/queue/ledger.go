@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Entry is what is known of a request that did not end at its first delivery.
@@ -30,21 +28,16 @@ type Entry struct {
 }
 
 // Ledger reads the entry of a request's generation; ok is false when it has none.
+// One that cannot be read is ErrUnreadable.
 func (c *Conn) Ledger(ctx context.Context, r Request) (e Entry, ok bool, err error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketLedger)
-	if err != nil {
-		return Entry{}, false, err
-	}
-	value, err := kv.Get(ctx, recordKey(r.Batch, r.ID, r.Gen))
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+	stored, err := c.bucket(bucketLedger).get(ctx, recordKey(r.Batch, r.ID, r.Gen))
+	if errors.Is(err, ErrNone) {
 		return Entry{}, false, nil
 	}
 	if err != nil {
 		return Entry{}, false, fmt.Errorf("read the ledger of %s: %w", r.ID, err)
 	}
-	if err := decode(value.Value(), &e); err != nil {
+	if err := decodeRecord(stored.data, &e); err != nil {
 		return Entry{}, false, fmt.Errorf("read the ledger of %s: %w", r.ID, err)
 	}
 	return e, true, nil
@@ -53,18 +46,12 @@ func (c *Conn) Ledger(ctx context.Context, r Request) (e Entry, ok bool, err err
 // WriteLedger stores the entry of a request's generation. Only the worker that
 // has the request writes it.
 func (c *Conn) WriteLedger(ctx context.Context, r Request, e Entry) error {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketLedger)
-	if err != nil {
-		return err
-	}
 	e.Version = version
 	data, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("encode ledger entry: %w", err)
 	}
-	if _, err := kv.Put(ctx, recordKey(r.Batch, r.ID, r.Gen), data); err != nil {
+	if err := c.bucket(bucketLedger).put(ctx, recordKey(r.Batch, r.ID, r.Gen), data); err != nil {
 		return fmt.Errorf("write the ledger of %s: %w", r.ID, err)
 	}
 	return nil
@@ -72,34 +59,8 @@ func (c *Conn) WriteLedger(ctx context.Context, r Request, e Entry) error {
 
 // ClearLedger removes the entry of a request that has ended.
 func (c *Conn) ClearLedger(ctx context.Context, r Request) error {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	kv, err := c.bucket(ctx, bucketLedger)
-	if err != nil {
-		return err
-	}
-	if err := kv.Purge(ctx, recordKey(r.Batch, r.ID, r.Gen), jetstream.PurgeTTL(markerAge)); err != nil {
+	if err := c.bucket(bucketLedger).purge(ctx, recordKey(r.Batch, r.ID, r.Gen), 0); err != nil {
 		return fmt.Errorf("clear the ledger of %s: %w", r.ID, err)
 	}
 	return nil
-}
-
-// bucket opens a bucket once per connection.
-func (c *Conn) bucket(ctx context.Context, name string) (jetstream.KeyValue, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	c.bucketsMu.Lock()
-	defer c.bucketsMu.Unlock()
-	if kv, ok := c.buckets[name]; ok {
-		return kv, nil
-	}
-	kv, err := c.js.KeyValue(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", name, missing(err))
-	}
-	if c.buckets == nil {
-		c.buckets = make(map[string]jetstream.KeyValue)
-	}
-	c.buckets[name] = kv
-	return kv, nil
 }

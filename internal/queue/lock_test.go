@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -213,6 +214,27 @@ func TestLocksOutliveARestartOfTheServer(t *testing.T) {
 	next := <-waiter
 	require.NotNil(t, next)
 	require.NoError(t, next.Unlock())
+}
+
+func TestTheFirstLockOfAConnectionWaitsForTheServerToo(t *testing.T) {
+	t.Parallel()
+	srv, _ := newQueue(t, queue.Options{})
+	fresh := stranger(t, srv, queue.Options{})
+	config := *srv.JetStreamConfig()
+	config.StoreDir = filepath.Dir(config.StoreDir)
+	require.NoError(t, srv.DisableJetStream())
+	received := func() int64 {
+		info, err := srv.Varz(nil)
+		require.NoError(t, err)
+		return info.InMsgs
+	}
+	before := received()
+	waiter := locked(t, fresh, "x")
+	eventually(t, func() bool { return received() >= before+3 }, "nothing asked")
+	require.NoError(t, srv.EnableJetStream(&config))
+	lease := <-waiter
+	require.NotNil(t, lease)
+	require.NoError(t, lease.Unlock())
 }
 
 func TestForgetLocks(t *testing.T) {

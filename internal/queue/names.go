@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -48,26 +47,20 @@ var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 // (130 bits), the same however often it is published. A line that could not be
 // read has no reference and is named by its text.
 func requestID(r Request) string {
-	content := struct {
-		Batch, Reference, Digest string
-		Platforms, Keys          []string
-		Identity, Line           string
-	}{r.Batch, r.Reference, r.Digest, r.Platforms, r.Keys, r.Identity, ""}
+	line := ""
 	if r.Reference == "" {
-		content.Line = r.Line
+		line = r.Line
 	}
-	// No platforms are the same as an empty list of them.
-	if len(r.Platforms) == 0 {
-		content.Platforms = nil
+	var content strings.Builder
+	for _, list := range [][]string{{r.Batch, r.Reference, r.Digest, r.Identity, line}, r.Platforms, r.Keys} {
+		// With their lengths no two contents read the same. A line may be no text
+		// at all, and an encoding of texts would make bad bytes equal.
+		fmt.Fprintf(&content, "%d ", len(list))
+		for _, s := range list {
+			fmt.Fprintf(&content, "%d %s", len(s), s)
+		}
 	}
-	if len(r.Keys) == 0 {
-		content.Keys = nil
-	}
-	text, err := json.Marshal(content)
-	if err != nil {
-		panic(err) // strings alone: cannot happen
-	}
-	return hashName(string(text))
+	return hashName(content.String())
 }
 
 func hashName(s string) string {
@@ -93,8 +86,8 @@ func deadSubject(batch, id string, gen int) string {
 	return "sign.dead." + recordKey(batch, id, gen)
 }
 
-// redactURL removes passwords and tokens from NATS URLs, for people to read.
-func redactURL(urls string) string {
+// RedactURL removes passwords and tokens from NATS URLs, for people to read.
+func RedactURL(urls string) string {
 	parts := strings.Split(urls, ",")
 	for i, part := range parts {
 		part = strings.TrimSpace(part)

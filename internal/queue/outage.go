@@ -40,6 +40,16 @@ func missing(err error) error {
 	return err
 }
 
+// tooLarge turns the client's and the server's ways to say so into ErrTooLarge.
+func tooLarge(err error) error {
+	var api *jetstream.APIError
+	if errors.Is(err, nats.ErrMaxPayload) || errors.As(err, &api) &&
+		(api.ErrorCode == codeMessageTooLarge || api.ErrorCode == codeHeaderTooLarge) {
+		return fmt.Errorf("%w (%w)", ErrTooLarge, err)
+	}
+	return err
+}
+
 // passing reports whether err is of the kind that a restart of the server, an
 // election in a cluster or a lost connection brings: another try may succeed.
 func passing(err error) bool {
@@ -57,11 +67,12 @@ func passing(err error) bool {
 	return errors.As(err, &api) && api.Code >= 500
 }
 
-// explain looks closer when nobody answered: a stream or consumer that is not
-// there is ErrNotSetUp, one without a leader just now is a passing matter.
+// explain turns an error into those of this room, and looks closer when nobody
+// answered: a stream or consumer that is not there is ErrNotSetUp, one without a
+// leader just now is a passing matter.
 func (c *Conn) explain(ctx context.Context, stream, consumer string, err error) error {
 	if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return missing(err)
+		return tooLarge(missing(err))
 	}
 	ctx, cancel := ask(ctx)
 	defer cancel()

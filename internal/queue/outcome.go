@@ -55,8 +55,10 @@ type SignedDigest struct {
 
 // DeadLetter is the record of a dead outcome: the whole request, and why.
 type DeadLetter struct {
-	Version  int       `json:"version"`
-	Request  Request   `json:"request"`
+	Version int     `json:"version"`
+	Request Request `json:"request"`
+	// Body is the message itself when it could not be read as a request.
+	Body     []byte    `json:"body,omitempty"`
 	Class    string    `json:"class"`
 	Error    string    `json:"error"`
 	Attempts int       `json:"attempts"`

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -46,39 +44,10 @@ func (c *Conn) Publisher(partition int) *Publisher {
 	return &Publisher{conn: c, partition: partition}
 }
 
-// EmptiestPartition is the partition of the bulk lane with the fewest requests;
-// one of them at random, so that submitters who start together spread.
-func (c *Conn) EmptiestPartition(ctx context.Context) (int, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	stream, err := c.js.Stream(ctx, streamRequests)
-	if err != nil {
-		return 0, fmt.Errorf("look for the emptiest partition: %w", missing(err))
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(bulkSubjects))
-	if err != nil {
-		return 0, fmt.Errorf("look for the emptiest partition: %w", missing(err))
-	}
-	load := make([]uint64, c.options.Partitions)
-	for subject, n := range info.State.Subjects {
-		if p, ok := partitionOf(subject); ok && p < len(load) {
-			load[p] += n
-		}
-	}
-	emptiest := slices.Min(load)
-	var among []int
-	for p, n := range load {
-		if n == emptiest {
-			among = append(among, p)
-		}
-	}
-	return among[rand.N(len(among))], nil //nolint:gosec // G404: spreads load
-}
-
 // Publish hands one request to the server without waiting for its answer,
 // unless too many answers are outstanding. Publishing the same request again
 // within the duplicate window changes nothing. Requests are published in the
-// order of their seq.
+// order of their seq. One that is ErrTooLarge is not published; the others may go on.
 func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("publish request %d: %w", r.Seq, context.Cause(ctx))
@@ -103,6 +72,9 @@ func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	// An error here means not even sent (no connection, a full buffer): settle
 	// sends it again, unless that cannot help.
 	future, err := p.conn.js.PublishMsgAsync(msg)
+	if err = tooLarge(err); errors.Is(err, ErrTooLarge) {
+		return fmt.Errorf("publish request %d: %w", r.Seq, err)
+	}
 	p.pending = append(p.pending, pendingPublish{seq: r.Seq, msg: msg, future: future, err: err})
 	return nil
 }

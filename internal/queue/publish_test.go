@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,20 +122,27 @@ func TestPublishRefusesWhatHasNoName(t *testing.T) {
 	require.ErrorContains(t, conn.Publisher(0).Publish(within(t), queue.Request{Batch: "b"}), "is not a name")
 }
 
-func TestTheEmptiestPartition(t *testing.T) {
+func TestARequestLargerThanTheServerTakes(t *testing.T) {
 	t.Parallel()
-	_, conn := newQueue(t, queue.Options{Partitions: 4})
-	publish(t, conn, 0, "a", 3)
-	publish(t, conn, 1, "b", 2)
-	publish(t, conn, 2, "c", 1)
-	publish(t, conn, 2, "d", 2)
-	p, err := conn.EmptiestPartition(within(t))
-	require.NoError(t, err)
-	require.Equal(t, 3, p)
-	publish(t, conn, 3, "e", 9)
-	p, err = conn.EmptiestPartition(within(t))
-	require.NoError(t, err)
-	require.Equal(t, 1, p)
+	srv, conn := newQueue(t, queue.Options{})
+	_, js := raw(t, srv)
+	p := conn.Publisher(0)
+	large := func(seq, size int) queue.Request {
+		r := request("b", seq)
+		r.Line = strings.Repeat("x", size)
+		return r
+	}
+	require.NoError(t, p.Publish(within(t), request("b", 1)))
+	require.ErrorIs(t, p.Publish(within(t), large(2, 2<<20)), queue.ErrTooLarge)
+	require.NoError(t, p.Publish(within(t), request("b", 3)), "the others go on")
+	require.NoError(t, p.Flush(within(t)))
+	require.Equal(t, uint64(2), stored(t, js, "SIGN_REQUESTS"))
+
+	limitSize(t, js, "SIGN_REQUESTS", 4<<10)
+	require.NoError(t, p.Publish(within(t), large(4, 8<<10)))
+	err := p.Flush(within(t))
+	require.ErrorIs(t, err, queue.ErrTooLarge)
+	require.ErrorContains(t, err, "request 4")
 }
 
 func TestTraceContextTravelsInHeaders(t *testing.T) {

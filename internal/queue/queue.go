@@ -12,7 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"sync"
+	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,13 +97,10 @@ type Conn struct {
 	options Options
 	nc      *nats.Conn
 	js      jetstream.JetStream
-
-	bucketsMu sync.Mutex
-	buckets   map[string]jetstream.KeyValue
 }
 
-// Connect opens a connection. It fails when no server answers; later losses
-// are mended by themselves, without an end.
+// Connect opens a connection. It fails when no server answers, or one that is
+// too old; later losses are mended by themselves, without an end.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -113,7 +111,11 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		if bad := new(url.Error); errors.As(err, &bad) {
 			err = errors.New("not a URL") // the error would quote it, password and all
 		}
-		return nil, fmt.Errorf("connect to NATS at %s: %w", redactURL(o.URL), err)
+		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), err)
+	}
+	if err := checkServer(nc.ConnectedServerVersion()); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), err)
 	}
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(answerPatience))
 	if err != nil {
@@ -140,7 +142,7 @@ func connectOptions(ctx context.Context, o Options) []nats.Option {
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			if o.OnReconnect != nil {
-				o.OnReconnect(redactURL(nc.ConnectedUrl()))
+				o.OnReconnect(RedactURL(nc.ConnectedUrl()))
 			}
 		}),
 	}
@@ -151,6 +153,23 @@ func connectOptions(ctx context.Context, o Options) []nats.Option {
 		options = append(options, nats.InProcessServer(o.InProcess))
 	}
 	return options
+}
+
+var versionPattern = regexp.MustCompile(`^v?([0-9]{1,4})\.([0-9]{1,4})`)
+
+// checkServer refuses a server whose keys cannot end by themselves, as locks
+// do: they came with 2.11. A version that cannot be read is not held against it.
+func checkServer(version string) error {
+	match := versionPattern.FindStringSubmatch(version)
+	if match == nil {
+		return nil
+	}
+	major, _ := strconv.Atoi(match[1]) // digits alone
+	minor, _ := strconv.Atoi(match[2])
+	if major < 2 || major == 2 && minor < 11 {
+		return fmt.Errorf("the server is nats-server %s, and 2.11 or later is needed", version)
+	}
+	return nil
 }
 
 // Close ends the connection at once; what was not acknowledged stays in the queue.

@@ -1,8 +1,11 @@
 package queue_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +40,16 @@ func connect(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
 		o.Partitions = 3
 	}
 	return queuetest.Connect(t, srv, o)
+}
+
+// stranger is a connection that sets nothing up.
+func stranger(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
+	t.Helper()
+	o.URL, o.Unlimited, o.PollInterval = srv.ClientURL(), true, 50*time.Millisecond
+	conn, err := queue.Connect(within(t), o)
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	return conn
 }
 
 // raw is a client that knows nothing of this queue: an operator, or a stranger.
@@ -115,6 +128,44 @@ func TestConnectTellsNoSecrets(t *testing.T) {
 	}
 	_, err := queue.Connect(within(t), queue.Options{URL: "127.0.0.1:1"})
 	require.ErrorContains(t, err, "nats://127.0.0.1:1")
+}
+
+// oldServer says that it is of some version, and knows no more than a handshake.
+type oldServer struct {
+	version string
+	group   sync.WaitGroup
+}
+
+func (s *oldServer) InProcessConn() (net.Conn, error) {
+	client, conn := net.Pipe()
+	s.group.Go(func() {
+		defer conn.Close() //nolint:errcheck // the client is gone
+		_, _ = fmt.Fprintf(conn, "INFO {\"version\":%q,\"max_payload\":1024,\"proto\":1,\"headers\":true}\r\n", s.version)
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			if lines.Text() == "PING" {
+				_, _ = fmt.Fprint(conn, "PONG\r\n")
+			}
+		}
+	})
+	return client, nil
+}
+
+func TestAnOldServerIsRefused(t *testing.T) {
+	t.Parallel()
+	for version, refused := range map[string]bool{
+		"2.10.29": true, "1.4.1": true, "2.9.0-beta.1": true,
+		"2.11.0": false, "2.15.2": false, "v2.12.0-RC.1": false, "3.0.0": false, "": false, "of my own": false,
+	} {
+		srv := &oldServer{version: version}
+		conn, err := queue.Connect(within(t), queue.Options{InProcess: srv})
+		if refused {
+			require.ErrorContains(t, err, "nats-server "+version+", and 2.11 or later is needed")
+		} else {
+			require.NoError(t, err, version)
+			conn.Close()
+		}
+		srv.group.Wait()
+	}
 }
 
 func TestOptionsThatCannotBeObeyedAreNamed(t *testing.T) {

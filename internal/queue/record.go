@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -16,14 +17,30 @@ var ErrFull = errors.New("the stream is full")
 // ErrNone says that there is no such record.
 var ErrNone = errors.New("no such record")
 
+// ErrUnreadable says that there is a record, and that it cannot be read: it is
+// forged (then the error is ErrForged too), of a later version (then it is a
+// *VersionError too), or nonsense. Asking again changes nothing.
+var ErrUnreadable = errors.New("the record cannot be read")
+
+// ErrTooLarge says that a message is larger than the server takes. Sending it
+// again changes nothing.
+var ErrTooLarge = errors.New("the message is larger than the NATS server takes (max_payload)")
+
 // codeStoreFailed is what the server answers when a message cannot be stored:
 // because its subject has its one message already, or the stream is full.
 const codeStoreFailed jetstream.ErrorCode = 10077
 
+// What the server answers when a message, or its header, is larger than it takes.
+const (
+	codeMessageTooLarge jetstream.ErrorCode = 10054
+	codeHeaderTooLarge  jetstream.ErrorCode = 10097
+)
+
 // Record stores the one outcome of a request's generation and returns the
-// outcome that counts: o itself, or the one that was stored before. After an
-// error other than ErrFull the outcome may or may not be stored; recording
-// again is harmless.
+// outcome that counts: o itself, or the one that was stored before. When that
+// one cannot be read the error is ErrUnreadable. After an error other than this,
+// ErrFull and ErrTooLarge the outcome may or may not be stored; recording again
+// is harmless.
 func (c *Conn) Record(ctx context.Context, o Outcome) (Outcome, error) {
 	o.Version = version
 	data, err := json.Marshal(o)
@@ -54,13 +71,13 @@ func (c *Conn) Outcome(ctx context.Context, batch, id string, gen int) (Outcome,
 		return Outcome{}, err
 	}
 	if o.Batch != batch || o.ID != id || o.Gen != gen {
-		return Outcome{}, fmt.Errorf("read outcome of %s: %w", id, ErrForged)
+		return Outcome{}, fmt.Errorf("read outcome of %s: %w (%w)", id, ErrUnreadable, ErrForged)
 	}
 	return o, nil
 }
 
 // Bury stores the dead letter of a request's generation; one that is there
-// already stays.
+// already stays, whether it can be read or not.
 func (c *Conn) Bury(ctx context.Context, letter DeadLetter) error {
 	letter.Version = version
 	data, err := json.Marshal(letter)
@@ -71,7 +88,7 @@ func (c *Conn) Bury(ctx context.Context, letter DeadLetter) error {
 	err = c.store(ctx, streamDead, deadSubject(r.Batch, r.ID, r.Gen), data)
 	if isStoreFailed(err) {
 		_, readErr := patiently(ctx, func() (DeadLetter, error) { return c.DeadLetter(ctx, r.Batch, r.ID, r.Gen) })
-		if readErr == nil {
+		if readErr == nil || errors.Is(readErr, ErrUnreadable) {
 			return nil
 		}
 		if errors.Is(readErr, ErrNone) {
@@ -92,7 +109,7 @@ func (c *Conn) DeadLetter(ctx context.Context, batch, id string, gen int) (DeadL
 		return DeadLetter{}, err
 	}
 	if r := letter.Request; r.Batch != batch || r.ID != id || r.Gen != gen {
-		return DeadLetter{}, fmt.Errorf("read dead letter of %s: %w", id, ErrForged)
+		return DeadLetter{}, fmt.Errorf("read dead letter of %s: %w (%w)", id, ErrUnreadable, ErrForged)
 	}
 	return letter, nil
 }
@@ -125,27 +142,44 @@ func patiently[T any](ctx context.Context, read func() (T, error)) (T, error) {
 	}
 }
 
-// load reads the last message of a subject by direct get.
+// load reads the record under a subject, or ErrNone.
 func (c *Conn) load(ctx context.Context, stream, subject string, into any) error {
+	msg, err := c.last(ctx, stream, subject)
+	if err != nil {
+		return err
+	}
+	if err := decodeRecord(msg.Data, into); err != nil {
+		return fmt.Errorf("read %s: %w", subject, err)
+	}
+	return nil
+}
+
+// decodeRecord is decode, for what has been stored once and for all.
+func decodeRecord(data []byte, into any) error {
+	if err := decode(data, into); err != nil {
+		return fmt.Errorf("%w (%w)", ErrUnreadable, err)
+	}
+	return nil
+}
+
+// last reads the last message of a subject by direct get, or ErrNone.
+func (c *Conn) last(ctx context.Context, stream, subject string) (*nats.Msg, error) {
 	ctx, cancel := ask(ctx)
 	defer cancel()
 	reply, err := c.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", subject, c.explain(ctx, stream, "", err))
+		return nil, fmt.Errorf("read %s: %w", subject, c.explain(ctx, stream, "", err))
 	}
 	switch status := reply.Header.Get("Status"); status {
 	case "":
 	case "404":
-		return ErrNone
+		return nil, ErrNone
 	default:
-		return fmt.Errorf("read %s: %s %s", subject, status, reply.Header.Get("Description"))
+		return nil, fmt.Errorf("read %s: %s %s", subject, status, reply.Header.Get("Description"))
 	}
 	// The server adds these headers to those that the message has.
 	if len(reply.Header.Values("Nats-Stream")) > 1 || len(reply.Header.Values("Nats-Subject")) > 1 {
-		return fmt.Errorf("read %s: %w", subject, ErrForged)
+		return nil, fmt.Errorf("read %s: %w (%w)", subject, ErrUnreadable, ErrForged)
 	}
-	if err := decode(reply.Data, into); err != nil {
-		return fmt.Errorf("read %s: %w", subject, err)
-	}
-	return nil
+	return reply, nil
 }

@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -154,13 +155,85 @@ func TestForgedRecordsAreRefused(t *testing.T) {
 	require.ErrorAs(t, err, &later)
 }
 
-func TestAnOutcomeLargerThanTheServerTakes(t *testing.T) {
+func TestARecordThatCannotBeReadIsThereAllTheSame(t *testing.T) {
 	t.Parallel()
-	_, conn := newQueue(t, queue.Options{})
-	o := outcome(request("b", 1), queue.Dead)
-	o.Error = strings.Repeat("x", 2<<20)
-	_, err := conn.Record(within(t), o)
-	require.ErrorIs(t, err, nats.ErrMaxPayload)
+	srv, conn := newQueue(t, queue.Options{})
+	_, js := raw(t, srv)
+	genuine := request("b", 1)
+	_, err := conn.Record(within(t), outcome(genuine, queue.Signed))
+	require.NoError(t, err)
+	require.NoError(t, conn.Bury(within(t), queue.DeadLetter{Request: genuine}))
+	require.NoError(t, conn.WriteLedger(within(t), genuine, queue.Entry{Attempts: 1}))
+
+	var later *queue.VersionError
+	put := func(data string) func(t *testing.T, stream, prefix, id string) {
+		return func(t *testing.T, _, prefix, id string) {
+			_, err := js.Publish(within(t), prefix+id+".0", []byte(data))
+			require.NoError(t, err)
+		}
+	}
+	for what, c := range map[string]struct {
+		store func(t *testing.T, stream, prefix, id string)
+		is    func(error) bool
+	}{
+		"nonsense":      {put("nonsense"), func(error) bool { return true }},
+		"later version": {put(`{"version":9,"wonder":1}`), func(err error) bool { return errors.As(err, &later) }},
+		"forged": {func(t *testing.T, stream, prefix, id string) {
+			forge(t, srv, stream, prefix+genuine.ID+".0", prefix+id+".0")
+		}, func(err error) bool { return errors.Is(err, queue.ErrForged) }},
+	} {
+		r := queue.Request{Batch: "b", ID: strings.ReplaceAll(what, " ", "-")}
+		c.store(t, "SIGN_OUTCOMES", "sign.outcome.b.", r.ID)
+		c.store(t, "SIGN_DEAD", "sign.dead.b.", r.ID)
+		c.store(t, "KV_SIGN_LEDGER", "$KV.SIGN_LEDGER.b.", r.ID)
+		_, outcomeErr := conn.Outcome(within(t), "b", r.ID, 0)
+		_, recordErr := conn.Record(within(t), outcome(r, queue.Signed))
+		_, letterErr := conn.DeadLetter(within(t), "b", r.ID, 0)
+		_, _, ledgerErr := conn.Ledger(within(t), r)
+		for _, err := range []error{outcomeErr, recordErr, letterErr, ledgerErr} {
+			require.ErrorIs(t, err, queue.ErrUnreadable, what)
+			require.True(t, c.is(err), "%s: %v", what, err)
+		}
+		require.NoError(t, conn.Bury(within(t), queue.DeadLetter{Request: r}), what)
+		require.NoError(t, conn.WriteLedger(within(t), r, queue.Entry{Attempts: 1}), what)
+		_, ok, err := conn.Ledger(within(t), r)
+		require.NoError(t, err)
+		require.True(t, ok)
+	}
+}
+
+func TestARecordLargerThanTheServerTakes(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{})
+	_, js := raw(t, srv)
+	r := request("b", 1)
+	tooLarge := func(size int) {
+		text := strings.Repeat("x", size)
+		o := outcome(r, queue.Dead)
+		o.Error = text
+		_, err := conn.Record(within(t), o)
+		require.ErrorIs(t, err, queue.ErrTooLarge)
+		require.ErrorIs(t, conn.Bury(within(t), queue.DeadLetter{Request: r, Error: text}), queue.ErrTooLarge)
+		require.ErrorIs(t, conn.WriteLedger(within(t), r, queue.Entry{Error: text}), queue.ErrTooLarge)
+		_, err = conn.Outcome(within(t), "b", r.ID, 0)
+		require.ErrorIs(t, err, queue.ErrNone)
+	}
+	tooLarge(2 << 20) // the server's max_payload: not even sent
+	for _, name := range []string{"SIGN_OUTCOMES", "SIGN_DEAD", "KV_SIGN_LEDGER"} {
+		limitSize(t, js, name, 4<<10)
+	}
+	tooLarge(8 << 10) // the server's answer
+}
+
+// limitSize lets a stream take messages of up to size bytes and no larger ones.
+func limitSize(t testing.TB, js jetstream.JetStream, stream string, size int32) {
+	t.Helper()
+	s, err := js.Stream(within(t), stream)
+	require.NoError(t, err)
+	config := s.CachedInfo().Config
+	config.MaxMsgSize = size
+	_, err = js.UpdateStream(within(t), config)
+	require.NoError(t, err)
 }
 
 func TestVerdictsThatFail(t *testing.T) {

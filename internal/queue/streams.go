@@ -40,17 +40,22 @@ func bulkConsumer(partition int) string { return "bulk-" + partitionName(partiti
 type ConflictError struct {
 	Stream     string
 	Difference string
+	// Remedy is what to do about it.
+	Remedy string
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("stream %s on the NATS server is not as it must be: %s; "+
-		"it was made by something else: move it away, or use another NATS account", e.Stream, e.Difference)
+	return fmt.Sprintf("stream %s on the NATS server is not as it must be: %s; %s", e.Stream, e.Difference, e.Remedy)
 }
+
+// strangersRemedy is for a stream that this queue would never have made so.
+const strangersRemedy = "it was made by something else: move it away, or use another NATS account"
 
 // Setup makes the streams, consumers and buckets that are missing. Streams and
 // buckets that are there stay as they are, and are a *ConflictError where they
-// differ in more than limits; consumers take over what the options say. Setup
-// may run at any time and from many processes at once.
+// differ in more than limits; so are more partitions than Options.Partitions.
+// Consumers take over what the options say. Setup may run at any time and from
+// many processes at once.
 func (c *Conn) Setup(ctx context.Context) error {
 	for _, want := range c.options.streams() {
 		if err := c.setupStream(ctx, want); err != nil {
@@ -61,6 +66,9 @@ func (c *Conn) Setup(ctx context.Context) error {
 		if err := c.setupBucket(ctx, want); err != nil {
 			return err
 		}
+	}
+	if err := c.checkPartitions(ctx); err != nil {
+		return err
 	}
 	for _, want := range c.options.consumers() {
 		if _, err := c.js.CreateOrUpdateConsumer(ctx, streamRequests, want); err != nil {
@@ -79,7 +87,10 @@ func (c *Conn) setupStream(ctx context.Context, want jetstream.StreamConfig) err
 	case err == nil:
 		return nil
 	case errors.As(err, &api) && api.ErrorCode == codeSubjectsOverlap:
-		return &ConflictError{Stream: want.Name, Difference: fmt.Sprintf("another stream takes the subjects %v", want.Subjects)}
+		return &ConflictError{
+			Stream: want.Name, Remedy: strangersRemedy,
+			Difference: fmt.Sprintf("another stream takes the subjects %v", want.Subjects),
+		}
 	case !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
 		return fmt.Errorf("set up stream %s: %w", want.Name, err)
 	}
@@ -106,9 +117,27 @@ func (c *Conn) compare(ctx context.Context, name string, difference func(have je
 		return fmt.Errorf("look at stream %s: %w", name, err)
 	}
 	if d := difference(stream.CachedInfo().Config); d != "" {
-		return &ConflictError{Stream: name, Difference: d}
+		return &ConflictError{Stream: name, Difference: d, Remedy: strangersRemedy}
 	}
 	return nil
+}
+
+// checkPartitions refuses to serve fewer partitions than there are: submitters
+// would go on to fill the others.
+func (c *Conn) checkPartitions(ctx context.Context) error {
+	have, err := c.servedPartitions(ctx)
+	if err != nil {
+		return fmt.Errorf("set up the partitions of %s: %w", streamRequests, err)
+	}
+	if len(have) == 0 || have[len(have)-1] < c.options.Partitions {
+		return nil
+	}
+	n := have[len(have)-1] + 1
+	return &ConflictError{
+		Stream:     streamRequests,
+		Difference: fmt.Sprintf("it has %d partitions, and this process is to serve %d", n, c.options.Partitions),
+		Remedy:     fmt.Sprintf("serve %d, or delete the consumers from %s on once they are empty", n, bulkConsumer(c.options.Partitions)),
+	}
 }
 
 // streamDifference names the first setting on which a promise rests and that

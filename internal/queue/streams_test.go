@@ -36,14 +36,27 @@ func TestSetupTakesWhatIsThere(t *testing.T) {
 	require.Equal(t, int64(1<<20), s.CachedInfo().Config.MaxBytes)
 }
 
+func TestSetupOrphansNoPartition(t *testing.T) {
+	t.Parallel()
+	srv, _ := newQueue(t, queue.Options{Partitions: 4})
+	var conflict *queue.ConflictError
+	require.ErrorAs(t, stranger(t, srv, queue.Options{Partitions: 2}).Setup(within(t)), &conflict)
+	require.Equal(t, "SIGN_REQUESTS", conflict.Stream)
+	require.Equal(t, "it has 4 partitions, and this process is to serve 2", conflict.Difference)
+	require.ErrorContains(t, conflict, "bulk-02")
+	require.NotContains(t, conflict.Error(), "made by something else")
+
+	require.NoError(t, stranger(t, srv, queue.Options{Partitions: 4}).Setup(within(t)))
+	require.NoError(t, stranger(t, srv, queue.Options{Partitions: 6}).Setup(within(t)))
+	require.ErrorAs(t, stranger(t, srv, queue.Options{Partitions: 4}).Setup(within(t)), &conflict)
+}
+
 func TestSetupByManyAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := queuetest.StartServer(t)
 	var group errgroup.Group
 	for range 8 {
-		conn, err := queue.Connect(within(t), queue.Options{URL: srv.ClientURL(), Unlimited: true, Partitions: 3})
-		require.NoError(t, err)
-		t.Cleanup(conn.Close)
+		conn := stranger(t, srv, queue.Options{Partitions: 3})
 		group.Go(func() error { return conn.Setup(within(t)) })
 	}
 	require.NoError(t, group.Wait())
@@ -89,10 +102,7 @@ func TestSetupRefusesAnotherLayout(t *testing.T) {
 			_, js := raw(t, srv)
 			_, err := js.CreateStream(within(t), have)
 			require.NoError(t, err)
-			conn, err := queue.Connect(within(t), queue.Options{URL: srv.ClientURL(), Unlimited: true, Partitions: 3})
-			require.NoError(t, err)
-			t.Cleanup(conn.Close)
-
+			conn := stranger(t, srv, queue.Options{Partitions: 3})
 			var conflict *queue.ConflictError
 			require.ErrorAs(t, conn.Setup(within(t)), &conflict)
 			require.Contains(t, conflict.Difference, difference)
@@ -103,9 +113,7 @@ func TestSetupRefusesAnotherLayout(t *testing.T) {
 
 func TestWithoutStreamsEverythingSaysSo(t *testing.T) {
 	t.Parallel()
-	conn, err := queue.Connect(within(t), queue.Options{URL: queuetest.StartServer(t).ClientURL()})
-	require.NoError(t, err)
-	t.Cleanup(conn.Close)
+	conn := stranger(t, queuetest.StartServer(t), queue.Options{})
 	ctx := within(t)
 	r := request("b", 1)
 	nothing := func() error { return nil }
@@ -120,6 +128,9 @@ func TestWithoutStreamsEverythingSaysSo(t *testing.T) {
 		"bury":      func() error { return conn.Bury(ctx, queue.DeadLetter{Request: r}) },
 		"follow":    func() error { return conn.Follow(ctx, "b", nothing, func(queue.Outcome) error { return nil }) },
 		"ledger":    func() error { _, _, err := conn.Ledger(ctx, r); return err },
+		"waiting":   func() error { _, err := conn.Waiting(ctx, "b"); return err },
+		"cancelled": func() error { _, err := conn.Cancelled(ctx, "b"); return err },
+		"batch":     func() error { _, err := conn.Batch(ctx, "b"); return err },
 		"batches":   func() error { _, err := conn.Batches(ctx); return err },
 		"cancel":    func() error { return conn.Cancel(ctx, "b") },
 		"lock":      func() error { _, err := conn.Locker("w").Lock(ctx, "x"); return err },

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,9 @@ const (
 	// helpers give passwords of hours, and that answer 403 to an old one, which
 	// nobody would take for a reason to look again.
 	basicLife = 10 * time.Minute
+
+	// Fewer tokens than this are not worth looking for expired ones.
+	minSweep = 64
 )
 
 var errNoToken = errors.New("no token")
@@ -39,6 +43,7 @@ type tokenCache struct {
 	mu     sync.Mutex
 	scheme auth.Scheme
 	tokens map[string]*token
+	sweep  int // how many of them are worth looking for expired ones
 }
 
 type token struct {
@@ -51,7 +56,7 @@ type token struct {
 var _ auth.Cache = (*tokenCache)(nil)
 
 func newTokenCache(owner string, shared *flights, credential func(context.Context, string) (auth.Credential, error)) *tokenCache {
-	return &tokenCache{owner: owner, shared: shared, basic: credential, tokens: make(map[string]*token)}
+	return &tokenCache{owner: owner, shared: shared, basic: credential, tokens: make(map[string]*token), sweep: minSweep}
 }
 
 // GetScheme returns the scheme the registry last asked for.
@@ -148,8 +153,23 @@ func (c *tokenCache) renew(ctx context.Context, key string, scheme auth.Scheme, 
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.tokens[key] = renewed
+		c.sweepExpired()
 		return value, nil
 	})
+}
+
+// sweepExpired removes what is of no use any more each time the tokens have
+// doubled, so that a registry of many repositories is not held for ever and
+// the looking costs nothing. Needs mu.
+func (c *tokenCache) sweepExpired() {
+	if len(c.tokens) < c.sweep {
+		return
+	}
+	now := time.Now()
+	maps.DeleteFunc(c.tokens, func(_ string, t *token) bool {
+		return !t.expires.IsZero() && t.expires.Before(now)
+	})
+	c.sweep = max(minSweep, 2*len(c.tokens))
 }
 
 // adopt notes the scheme, and stores a token also under the scopes it was
@@ -159,7 +179,9 @@ func (c *tokenCache) adopt(scheme auth.Scheme, key, hint string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.scheme = scheme
-	c.tokens[hint] = c.tokens[key]
+	if held := c.tokens[key]; held != nil {
+		c.tokens[hint] = held
+	}
 }
 
 func (c *tokenCache) held(key string) *token {

@@ -60,7 +60,7 @@ func TestBodiesAreSentAgainAfterTheChallenge(t *testing.T) {
 			repository := repositoryOf(t, newClient(t, withCredentials(t, machine(t), r.Host())), r, "team/app")
 			require.NoError(t, repository.PutBlob(t.Context(), []byte("payload")))
 			r.RevokeTokens()
-			require.NoError(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte(`{"schemaVersion":2}`)))
+			require.NoError(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte(`{"schemaVersion":2}`), nil))
 			_, body, _ := r.Get("team/app", "v1")
 			require.Equal(t, `{"schemaVersion":2}`, string(body))
 		})

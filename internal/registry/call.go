@@ -13,6 +13,9 @@ type call struct {
 	credentials string // repository or host whose credentials are used
 	scopes      string // what is asked for up front
 
+	// begin is told of each sending of a write, nil where nobody asks.
+	begin BeginWrite
+
 	// token is the cached token the request was sent with. When it is refused
 	// and the cache holds another by then, somebody else has renewed it.
 	token string

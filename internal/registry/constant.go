@@ -8,6 +8,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// maxConstants bounds what is remembered over the life of a process, at a few
+// megabytes. Forgetting one costs a repeated upload.
+const maxConstants = 1 << 14
+
 // constants are the blobs that are known to be in a repository.
 type constants struct {
 	mu   sync.Mutex
@@ -20,7 +24,7 @@ type constantKey struct {
 }
 
 // PutConstant writes a blob that every signature of the repository shares. It
-// is written once in the life of the client; those who come meanwhile wait for
+// is written once as long as the client remembers it; those who come meanwhile wait for
 // that one write, and a failed one is not remembered.
 func (r *Repository) PutConstant(ctx context.Context, body []byte) error {
 	d := digest.FromBytes(body)
@@ -60,5 +64,15 @@ func (c *constants) add(repository string, d digest.Digest) {
 	if c.held == nil {
 		c.held = make(map[constantKey]struct{})
 	}
-	c.held[constantKey{repository, d}] = struct{}{}
+	key := constantKey{repository, d}
+	if _, ok := c.held[key]; ok {
+		return
+	}
+	for forgotten := range c.held {
+		if len(c.held) < maxConstants {
+			break
+		}
+		delete(c.held, forgotten) // any one will do
+	}
+	c.held[key] = struct{}{}
 }

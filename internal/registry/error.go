@@ -15,8 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrNotFound is what a 404 is, whatever its body says: registries differ in
-// the code they give for a tag that is not there.
+// ErrNotFound is what a registry's own 404 is, whatever its body says:
+// registries differ in the code they give for a tag that is not there.
 var ErrNotFound = errors.New("not found")
 
 const (
@@ -33,6 +33,11 @@ type Error struct {
 	Method string
 	URL    string // redacted
 	Status int    // 0: there was no answer, and Err says why
+
+	// Foreign reports that the answer is not of the registry but of a host that
+	// it sent us to: storage, a CDN. What such a host lacks or denies (a signed
+	// URL that has expired) says nothing of what the registry has or allows.
+	Foreign bool
 
 	Codes      []Diagnostic
 	RetryAfter time.Duration // 0: the registry asked for no wait
@@ -73,9 +78,10 @@ func (e *Error) Error() string {
 // Unwrap gives the cause of an error without an answer.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is makes a 404 an ErrNotFound.
+// Is makes a 404 an ErrNotFound, but only the registry's own: who takes
+// another's for it writes anew what is there.
 func (e *Error) Is(target error) bool {
-	return target == ErrNotFound && e.Status == http.StatusNotFound
+	return target == ErrNotFound && e.Status == http.StatusNotFound && !e.Foreign
 }
 
 // Network reports that the registry gave no answer or a cut one (dial, TLS,

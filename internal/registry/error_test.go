@@ -3,6 +3,7 @@ package registry_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +38,7 @@ func TestErrorTellsWhatTheRegistrySaid(t *testing.T) {
 	r.Fail(registrytest.Match{Method: "PUT"}, registrytest.Fault{
 		Status: 429, Code: "TOOMANYREQUESTS", Message: "slow\ndown, see https://r/x?sig=hidden", RetryAfter: "30",
 	})
-	err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+	err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil)
 	requireStatus(t, err, 429)
 	failed := factsOf(t, err)
 	require.Equal(t, []registry.Diagnostic{{Code: "TOOMANYREQUESTS", Message: "slow down, see https://r/x?REDACTED"}}, failed.Codes)
@@ -99,13 +100,112 @@ func TestImmutableTags(t *testing.T) {
 			r, repository := plain(t)
 			fault := registrytest.Fault{Status: test.status, Code: test.code, Message: test.message, Times: registrytest.Always}
 			r.Fail(registrytest.Match{}, fault)
-			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil)
 			requireStatus(t, err, test.status)
 			require.Equal(t, test.want, factsOf(t, err).Immutable())
 			_, err = repository.Manifest(t.Context(), "v1")
 			require.False(t, factsOf(t, err).Immutable(), "a read is never refused for it")
 		})
 	}
+}
+
+func TestAnswersOfOtherHosts(t *testing.T) {
+	t.Parallel()
+	status := http.StatusNotFound
+	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="give"`)
+		w.WriteHeader(status)
+	}))
+	t.Cleanup(storage.Close)
+	r, repository := plain(t)
+	absent := digest.FromString("absent")
+	for _, status = range []int{http.StatusNotFound, http.StatusForbidden, http.StatusUnauthorized} {
+		for to, foreign := range map[string]bool{
+			storage.URL + "/b": true,
+			r.URL() + "/v2/team/app/blobs/" + absent.String(): false,
+		} {
+			r.Fail(registrytest.Match{}, registrytest.Fault{Status: 307, Header: http.Header{"Location": {to}}})
+			_, err := repository.Manifest(t.Context(), "v1")
+			require.Equal(t, foreign, factsOf(t, err).Foreign)
+			require.Equal(t, !foreign, errors.Is(err, registry.ErrNotFound))
+			if foreign {
+				requireStatus(t, err, status)
+			}
+		}
+	}
+
+	r.Fail(registrytest.Match{Method: "POST"}, registrytest.Fault{Status: 202, Header: http.Header{"Location": {storage.URL + "/up"}}})
+	require.True(t, factsOf(t, repository.PutBlob(t.Context(), []byte("x"))).Foreign, "an upload is sent elsewhere without a redirect")
+
+	_, err := repository.Manifest(t.Context(), "v1")
+	require.ErrorIs(t, err, registry.ErrNotFound)
+	require.False(t, factsOf(t, err).Foreign)
+}
+
+func TestAWriteBeginsWithItsTurnAtTheHost(t *testing.T) {
+	t.Parallel()
+	r := registrytest.New(t)
+	o := machine(t)
+	o.HostConcurrency = 1
+	repository := repositoryOf(t, newClient(t, o), r, "team/app")
+	r.Fail(registrytest.Match{Method: "GET"}, registrytest.Fault{Hang: true})
+	reading, stopReading := context.WithCancel(t.Context())
+	read := make(chan error, 1)
+	go func() {
+		_, err := repository.Manifest(reading, "v1")
+		read <- err
+	}()
+	require.Eventually(t, func() bool { return len(r.Requests()) == 1 }, 10*time.Second, time.Millisecond)
+
+	begun := false
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	err := repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}"), func() (func(), error) {
+		begun = true
+		return func() {}, nil
+	})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.False(t, begun)
+	require.False(t, registry.OutcomeUnknown(err), "it never left")
+
+	stopReading()
+	require.ErrorIs(t, <-read, context.Canceled)
+	err = repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), func() (func(), error) {
+		return nil, errLost
+	})
+	require.ErrorIs(t, err, errLost)
+	require.False(t, registry.OutcomeUnknown(err))
+	require.Zero(t, r.Counts()["PUT manifest"])
+	require.NoError(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil), "the turn was given back")
+}
+
+func TestEachSendingOfAWriteBeginsAndEnds(t *testing.T) {
+	t.Parallel()
+	r := registrytest.New(t, registrytest.WithTokenAuth("ann", "secret", 0))
+	repository := repositoryOf(t, newClient(t, withCredentials(t, machine(t), r.Host())), r, "team/app")
+	var steps []string
+	require.NoError(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), func() (func(), error) {
+		steps = append(steps, fmt.Sprintf("begin after %d", len(r.Requests())))
+		return func() { steps = append(steps, fmt.Sprintf("end after %d", len(r.Requests()))) }, nil
+	}))
+	require.Equal(t, []string{
+		"begin after 0", "end after 0", // https, which is not spoken
+		"begin after 0", "end after 1", // refused
+		"begin after 2", "end after 3", // the token is not the write's
+	}, steps)
+}
+
+func TestAPanicGivesTheTurnBack(t *testing.T) {
+	t.Parallel()
+	o := machine(t)
+	o.HostConcurrency = 1
+	o.Transport = roundTrip(func(*http.Request) (*http.Response, error) { panic("no connection") })
+	repository, err := newClient(t, o).Repository("registry.example.com/app")
+	require.NoError(t, err)
+	for range 2 {
+		require.PanicsWithValue(t, "no connection", func() { _, _ = repository.Manifest(t.Context(), "v1") })
+	}
+	require.Panics(t, func() { _ = repository.PutConstant(t.Context(), []byte("{}")) }, "also where it happened in shared work")
 }
 
 func TestOutcomeOfAWrite(t *testing.T) {
@@ -131,7 +231,7 @@ func TestOutcomeOfAWrite(t *testing.T) {
 			t.Parallel()
 			r, repository := plain(t)
 			r.Fail(registrytest.Match{Method: "PUT"}, test.fault)
-			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil)
 			requireStatus(t, err, test.fault.Status)
 			failed := factsOf(t, err)
 			require.Equal(t, test.unknown, registry.OutcomeUnknown(err))
@@ -149,7 +249,7 @@ func TestWriteThatHangsIsOfUnknownOutcome(t *testing.T) {
 	r.Fail(registrytest.Match{Method: "PUT"}, registrytest.Fault{Hang: true, Applied: true})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}")) }()
+	go func() { done <- repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}"), nil) }()
 	require.Eventually(t, func() bool { _, _, ok := r.Get("team/app", "v1"); return ok }, 10*time.Second, time.Millisecond)
 	cancel(errLost)
 	err := <-done
@@ -170,7 +270,7 @@ func TestWriteThatNeverLeftIsOfKnownOutcome(t *testing.T) {
 	for _, host := range []string{closed.Listener.Addr().String(), secure.Host()} {
 		repository, err := newClient(t, o).Repository(host + "/team/app")
 		require.NoError(t, err)
-		err = repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"))
+		err = repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil)
 		require.True(t, factsOf(t, err).Network())
 		require.False(t, registry.OutcomeUnknown(err))
 	}
@@ -179,7 +279,7 @@ func TestWriteThatNeverLeftIsOfKnownOutcome(t *testing.T) {
 	_, repository := plain(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}"))
+	err := repository.PutManifest(ctx, "v1", registrytest.OCIManifest, []byte("{}"), nil)
 	require.ErrorIs(t, err, context.Canceled)
 	require.False(t, registry.OutcomeUnknown(err))
 }

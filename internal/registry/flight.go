@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -29,8 +30,10 @@ type flight struct {
 	done    chan struct{}
 	waiting int // needs flights.mu
 
-	result string // valid once done is closed
-	err    error
+	// Valid once done is closed.
+	result   string
+	err      error
+	panicked string // with what, and where; empty when it did not
 }
 
 func newFlights() *flights {
@@ -38,7 +41,9 @@ func newFlights() *flights {
 }
 
 // do returns the result of work, or of the work somebody else has begun under
-// the same key. A failure is given to those who waited and forgotten.
+// the same key. A failure is given to those who waited and forgotten, and so is
+// a panic: it is theirs to survive, where in the work's own goroutine it would
+// end the process.
 func (f *flights) do(ctx context.Context, key string, work func(context.Context) (string, error)) (string, error) {
 	shared, err := f.join(ctx, key, work)
 	if err != nil {
@@ -46,6 +51,9 @@ func (f *flights) do(ctx context.Context, key string, work func(context.Context)
 	}
 	select {
 	case <-shared.done:
+		if shared.panicked != "" {
+			panic(shared.panicked)
+		}
 		return shared.result, shared.err
 	case <-ctx.Done():
 		f.leave(key, shared)
@@ -70,13 +78,23 @@ func (f *flights) join(ctx context.Context, key string, work func(context.Contex
 	f.running.Go(func() {
 		defer stop()
 		defer cancel(nil)
-		shared.result, shared.err = work(flightCtx)
+		shared.fly(flightCtx, work)
 		f.mu.Lock()
 		f.forget(key, shared)
 		f.mu.Unlock()
 		close(shared.done)
 	})
 	return shared, nil
+}
+
+// fly does the work.
+func (s *flight) fly(ctx context.Context, work func(context.Context) (string, error)) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+		}
+	}()
+	s.result, s.err = work(ctx)
 }
 
 // leave ends the work when its last waiter goes; whoever asks from then on

@@ -118,9 +118,11 @@ func (e *endpoint) answered(scheme string) {
 // owns reports that u is of the registry itself, so that its credentials may
 // be sent there.
 func (e *endpoint) owns(u *url.URL) bool {
-	if !slices.Contains(e.schemes(), u.Scheme) {
-		return false
-	}
+	return slices.Contains(e.schemes(), u.Scheme) && e.isHost(u)
+}
+
+// isHost reports that u is of the registry's host and port, whatever its scheme.
+func (e *endpoint) isHost(u *url.URL) bool {
 	return withPort(u.Host, u.Scheme) == withPort(e.addr, u.Scheme)
 }
 

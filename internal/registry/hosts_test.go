@@ -236,6 +236,7 @@ insecure = true
 	repository, err := client.Repository("old.example.com/team/app")
 	require.NoError(t, err)
 	require.Equal(t, "old.example.com/team/app", repository.Name())
+	require.Equal(t, r.Host()+"/moved/app", repository.Location())
 	_, err = repository.Manifest(t.Context(), "v1")
 	require.NoError(t, err)
 	require.Empty(t, mirror.Requests())
@@ -272,6 +273,23 @@ func TestDockerHubIsReachedAtItsOtherName(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestOneRepositoryHasOneLocation(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, machine(t))
+	for location, names := range map[string][]string{
+		"registry-1.docker.io/library/app": {"docker.io/library/app", "registry-1.docker.io/library/app"},
+		"registry.example.com/app":         {"registry.example.com/app", "Registry.example.com:443/app", "registry.example.com:80/app"},
+		"registry.example.com:5000/app":    {"registry.example.com:5000/app"},
+	} {
+		for _, name := range names {
+			repository, err := client.Repository(name)
+			require.NoError(t, err)
+			require.Equal(t, location, repository.Location())
+			require.Equal(t, name, repository.Name())
+		}
+	}
+}
 
 func TestRedirectsCarryNoCredentials(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/signfleet/signfleet/internal/deadline"
 )
@@ -163,4 +165,70 @@ func TestFlightIsBounded(t *testing.T) {
 		require.False(t, f.close(time.Second), "closing does not hang with it")
 		close(hung)
 	})
+}
+
+func TestAPanicInAFlightIsItsWaiters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFlights()
+		release := make(chan struct{})
+		panicked := make(chan any, 3)
+		for range cap(panicked) {
+			go func() {
+				defer func() { panicked <- recover() }()
+				_, _ = f.do(t.Context(), "key", func(context.Context) (string, error) {
+					<-release
+					panic("out of luck")
+				})
+			}()
+		}
+		synctest.Wait()
+		close(release)
+		for range cap(panicked) {
+			value := <-panicked
+			require.Contains(t, value, "out of luck")
+			require.Contains(t, value, "internal_test.go", "where it was")
+		}
+
+		result, err := f.do(t.Context(), "key", func(context.Context) (string, error) { return "next", nil })
+		require.NoError(t, err)
+		require.Equal(t, "next", result, "it is forgotten")
+		require.True(t, f.close(time.Second))
+	})
+}
+
+func TestTokensThatHaveExpiredAreForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		shared := newFlights()
+		c := newTokenCache("h", shared, nil)
+		const repositories = 10_000
+		most := 0
+		for i := range repositories {
+			ctx := withCall(t.Context(), &call{credentials: fmt.Sprint("h/", i)})
+			_, err := c.Set(ctx, "h", auth.SchemeBearer, "pull", func(ctx context.Context) (string, error) {
+				answer, _ := tokenAnswerOf(ctx)
+				answer.life = time.Minute
+				return "granted", nil
+			})
+			require.NoError(t, err)
+			most = max(most, len(c.tokens))
+			time.Sleep(time.Second) // of the bubble
+		}
+		require.LessOrEqual(t, most, 5*60, "those of a minute, each under two scopes, and about as many that wait to be swept")
+		_, err := c.GetToken(withCall(t.Context(), &call{credentials: fmt.Sprint("h/", repositories-1)}), "h", auth.SchemeBearer, "pull")
+		require.NoError(t, err, "what is good stays")
+		require.True(t, shared.close(time.Second))
+	})
+}
+
+func TestConstantsAreBounded(t *testing.T) {
+	t.Parallel()
+	var c constants
+	for i := range 2 * maxConstants {
+		c.add(fmt.Sprint("h/", i), "sha256:0")
+		c.add(fmt.Sprint("h/", i), "sha256:0")
+	}
+	require.Len(t, c.held, maxConstants)
+	require.True(t, c.has(fmt.Sprint("h/", 2*maxConstants-1), "sha256:0"))
 }

@@ -82,7 +82,8 @@ func (r *Repository) Manifest(ctx context.Context, reference string) (Manifest, 
 }
 
 // PutManifest writes body as it is under reference, a tag or its own digest.
-func (r *Repository) PutManifest(ctx context.Context, reference, mediaType string, body []byte) error {
+// begin may be nil.
+func (r *Repository) PutManifest(ctx context.Context, reference, mediaType string, body []byte, begin BeginWrite) error {
 	subject := r.describe("write manifest", reference)
 	if err := checkReference(subject, reference); err != nil {
 		return err
@@ -96,6 +97,7 @@ func (r *Repository) PutManifest(ctx context.Context, reference, mediaType strin
 		path:   "/manifests/" + reference,
 		header: map[string]string{"Content-Type": mediaType},
 		body:   body,
+		begin:  begin,
 	}, http.StatusCreated)
 	if err != nil {
 		return err

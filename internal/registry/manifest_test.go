@@ -119,7 +119,7 @@ func TestReferencesThatLeadElsewhereAreRefused(t *testing.T) {
 	for _, reference := range []string{"", "../other/manifests/v1", "v1?x=y", "a/b", "sha256:00", ".hidden"} {
 		_, err := repository.Manifest(t.Context(), reference)
 		require.ErrorContains(t, err, "neither a tag nor a digest")
-		require.Error(t, repository.PutManifest(t.Context(), reference, registrytest.OCIManifest, []byte("{}")))
+		require.Error(t, repository.PutManifest(t.Context(), reference, registrytest.OCIManifest, []byte("{}"), nil))
 	}
 	require.Empty(t, r.Requests())
 }
@@ -130,7 +130,7 @@ func TestPutManifest(t *testing.T) {
 	body := []byte(`{"schemaVersion":2}`)
 	for _, reference := range []string{"sha256-00.sig", digest.FromBytes(body).String()} {
 		r.Reset()
-		require.NoError(t, repository.PutManifest(t.Context(), reference, registrytest.OCIManifest, body))
+		require.NoError(t, repository.PutManifest(t.Context(), reference, registrytest.OCIManifest, body, nil))
 		require.Equal(t, map[string]int{"PUT manifest": 1}, r.Counts())
 		mediaType, stored, ok := r.Get("team/app", reference)
 		require.True(t, ok)
@@ -139,7 +139,7 @@ func TestPutManifest(t *testing.T) {
 	}
 
 	r.Reset()
-	err := repository.PutManifest(t.Context(), digest.FromString("other").String(), registrytest.OCIManifest, body)
+	err := repository.PutManifest(t.Context(), digest.FromString("other").String(), registrytest.OCIManifest, body, nil)
 	var mismatch *registry.MismatchError
 	require.ErrorAs(t, err, &mismatch)
 	require.Empty(t, r.Requests(), "wrong bytes are not even sent")
@@ -152,5 +152,5 @@ func TestPutManifestThatTheRegistryStoredDifferently(t *testing.T) {
 		Status: 201, Header: http.Header{"Docker-Content-Digest": {digest.FromString("other").String()}},
 	})
 	var mismatch *registry.MismatchError
-	require.ErrorAs(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}")), &mismatch)
+	require.ErrorAs(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil), &mismatch)
 }

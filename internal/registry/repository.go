@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"net/url"
+	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
@@ -32,6 +33,15 @@ func (c *Client) Repository(name string) (*Repository, error) {
 
 // Name is the name the repository was asked for by.
 func (r *Repository) Name() string { return r.name }
+
+// Location is where the repository is: the same for all names that lead to it
+// (by registries.conf, by Docker Hub's two hosts, by a scheme's own port). Two
+// repositories on the two such ports of one host have the same.
+func (r *Repository) Location() string {
+	host := strings.ToLower(r.at.addr)
+	host = strings.TrimSuffix(strings.TrimSuffix(host, ":443"), ":80")
+	return host + "/" + r.at.path
+}
 
 // do sends a request of this repository, whose path and query are relative to
 // it. Reading and writing are asked for at once, so that one token serves all

@@ -25,6 +25,7 @@ type request struct {
 	header map[string]string
 	body   []byte
 	limit  int64 // of the answer's body; 0: it is of no interest
+	begin  BeginWrite
 
 	credentials string // whose
 	scopes      []string
@@ -41,7 +42,7 @@ type answer struct {
 // do sends q and reads its answer. The statuses that are a success are named by
 // each caller; everything else is an *Error.
 func (e *endpoint) do(ctx context.Context, q request, success ...int) (*answer, error) {
-	current := &call{credentials: q.credentials}
+	current := &call{credentials: q.credentials, begin: q.begin}
 	ctx = withCall(ctx, current)
 	if len(q.scopes) > 0 {
 		ctx = auth.WithScopes(ctx, q.scopes...)
@@ -57,7 +58,9 @@ func (e *endpoint) do(ctx context.Context, q request, success ...int) (*answer, 
 	}
 	if !slices.Contains(success, resp.StatusCode) {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
-		return nil, newStatusError(q.op, q.method, asked, resp.StatusCode, resp.Header, body)
+		failed := newStatusError(q.op, q.method, asked, resp.StatusCode, resp.Header, body)
+		failed.Foreign = !e.isHost(asked)
+		return nil, failed
 	}
 	a := &answer{status: resp.StatusCode, header: resp.Header, url: asked}
 	if q.limit == 0 {

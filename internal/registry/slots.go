@@ -63,20 +63,54 @@ type slotTransport struct {
 }
 
 func (t *slotTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	release, err := t.slots.take(req.Context(), req.URL.Host)
+	release, err := t.turn(req)
 	if err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
 		return nil, err
 	}
+	answered := false
+	defer func() {
+		if !answered { // a panic is no answer either
+			release()
+		}
+	}()
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
-		release()
 		return nil, err
 	}
+	answered = true
 	resp.Body = &slotBody{ReadCloser: resp.Body, release: release}
 	return resp, nil
+}
+
+// BeginWrite is called each time a write has its turn at the host and is about
+// to be sent; with an error it is not sent. end is called when it is over: one
+// write is sent more than once when it is redirected or first asked who we are,
+// and the waiting in between is not part of it.
+type BeginWrite func() (end func(), err error)
+
+// turn takes a slot for a request and tells who asked for it.
+func (t *slotTransport) turn(req *http.Request) (release func(), err error) {
+	ctx := req.Context()
+	free, err := t.slots.take(ctx, req.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	begin := callOf(ctx).begin
+	if _, forToken := tokenAnswerOf(ctx); begin == nil || forToken {
+		return free, nil
+	}
+	end, err := begin()
+	if err != nil {
+		free()
+		return nil, err
+	}
+	return sync.OnceFunc(func() {
+		end()
+		free()
+	}), nil
 }
 
 // slotBody gives the slot back, and the connection in a state in which it can

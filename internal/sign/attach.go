@@ -21,22 +21,31 @@ const (
 	// maxUnknown bounds the writes whose outcome stays unknown: from then on
 	// the registry is ill, and waiting for it is up to the caller.
 	maxUnknown = 3
+
+	// writeTimeout bounds the writing of an attachment, which starts only while
+	// its lease lasts for leaseMargin: so it ends while the lease still holds.
+	writeTimeout = 20 * time.Second
+	leaseMargin  = 30 * time.Second
 )
 
 var (
-	// errAgain ends a turn that another one has to follow; why is noted apart.
-	errAgain = errors.New("again")
-
 	errLeaseShort  = errors.New("its lock was about to run out")
 	errLeaseLost   = errors.New("its lock was lost while it was written")
 	errOverwritten = errors.New("another signer overwrote it")
 )
 
+// againError ends a turn that another one has to follow. It has no Unwrap: why
+// another turn is needed is not yet what the signing failed for.
+type againError struct{ because error }
+
+func (e *againError) Error() string { return "again: " + e.because.Error() }
+
 // attachmentStore is where attachments are.
 type attachmentStore interface {
 	Name() string
+	Location() string
 	Manifest(ctx context.Context, reference string) (registry.Manifest, error)
-	PutManifest(ctx context.Context, reference, mediaType string, body []byte) error
+	PutManifest(ctx context.Context, reference, mediaType string, body []byte, begin registry.BeginWrite) error
 	PutBlob(ctx context.Context, body []byte) error
 	PutConstant(ctx context.Context, body []byte) error
 	Holds(d digest.Digest)
@@ -56,9 +65,8 @@ type attaching struct {
 	uploaded   bool          // our payload is there
 	mistrust   bool          // the registry lacked a blob that it should have had
 	seen       attachment    // the last one that was not absent
-	unknown    int           // writes with an unknown outcome
+	unknown    []error       // failures of the writes with an unknown outcome
 	unsettled  bool          // none has succeeded since such a write
-	last       error         // why the last turn was not the end
 	slowest    time.Duration // longest time from a read to the end of its write
 }
 
@@ -75,14 +83,15 @@ func (s *Signer) attach(ctx context.Context, repo attachmentStore, manifest dige
 		signatures: signatures,
 		confirming: s.options.ConfirmWrites == ConfirmAlways,
 	}
+	var again *againError
 	for range maxTurns {
 		attached, err := a.turn(ctx)
-		if !errors.Is(err, errAgain) {
+		if !errors.As(err, &again) {
 			return attached, err
 		}
-		s.options.Log.Info("attaching once more", zap.String("attachment", a.name), zap.NamedError("because", a.last))
+		s.options.Log.Info("attaching once more", zap.String("attachment", a.name), zap.NamedError("because", again.because))
 	}
-	return "", &ConflictError{Attachment: a.name, Reason: fmt.Sprintf("not written in %d tries", maxTurns), Err: a.last}
+	return "", &ConflictError{Attachment: a.name, Reason: fmt.Sprintf("not written in %d tries", maxTurns), Err: again.because}
 }
 
 // turn writes the attachment and, where that is called for, sees to it that it
@@ -97,7 +106,7 @@ func (a *attaching) turn(ctx context.Context) (digest.Digest, error) {
 
 // write looks at the attachment and adds to it what is missing, under its lock.
 func (a *attaching) write(ctx context.Context) (attached digest.Digest, wrote bool, err error) {
-	lease, err := a.options.Locker.Lock(ctx, a.repo.Name()+"@"+a.manifest.String())
+	lease, err := a.options.Locker.Lock(ctx, a.repo.Location()+"@"+a.manifest.String())
 	if err != nil {
 		return "", false, fmt.Errorf("waiting for the lock of %s: %w", a.name, err)
 	}
@@ -111,19 +120,16 @@ func (a *attaching) write(ctx context.Context) (attached digest.Digest, wrote bo
 	if err != nil {
 		return "", false, err
 	}
-	if a.unknown >= maxUnknown {
-		return "", false, a.last
+	if len(a.unknown) >= maxUnknown {
+		return "", false, a.unknown[len(a.unknown)-1]
 	}
-	if lease.Left() < a.options.LeaseMargin {
-		return "", false, a.again(errLeaseShort)
-	}
-	if err := a.put(ctx, body); err != nil {
+	if err := a.put(ctx, lease, body); err != nil {
 		return "", false, a.judge(ctx, err)
 	}
 	a.unsettled = false
 	a.slowest = max(a.slowest, time.Since(began))
 	if lease.Left() <= 0 {
-		return "", false, a.again(errLeaseLost)
+		return "", false, &againError{errLeaseLost}
 	}
 	return digest.FromBytes(body), true, nil
 }
@@ -152,8 +158,8 @@ func (a *attaching) prepare(ctx context.Context) (found attachment, missing []de
 	}
 }
 
-// read gets the attachment. Status 404 is the absent one, whatever else the
-// answer says; every other failure is one, or signatures would be lost.
+// read gets the attachment. The registry's own 404 is the absent one, whatever
+// else it says; every other failure is one, or signatures would be lost.
 func (a *attaching) read(ctx context.Context) (attachment, error) {
 	manifest, err := a.repo.Manifest(ctx, a.tag)
 	if errors.Is(err, registry.ErrNotFound) {
@@ -196,13 +202,13 @@ func (a *attaching) upload(ctx context.Context, found attachment) (uploaded bool
 	// What the present manifest names, the registry has.
 	if !a.uploaded && (a.mistrust || !found.names(a.signatures.digest)) {
 		uploaded = true
-		group.Go(func() error { return a.repo.PutBlob(ctx, a.signatures.payload) })
+		group.Go(guarded(func() error { return a.repo.PutBlob(ctx, a.signatures.payload) }))
 	}
 	switch {
 	case a.mistrust && !a.uploaded:
-		group.Go(func() error { return a.repo.PutBlob(ctx, []byte(constantConfig)) })
+		group.Go(guarded(func() error { return a.repo.PutBlob(ctx, []byte(constantConfig)) }))
 	case found.absent():
-		group.Go(func() error { return a.repo.PutConstant(ctx, []byte(constantConfig)) })
+		group.Go(guarded(func() error { return a.repo.PutConstant(ctx, []byte(constantConfig)) }))
 	}
 	if err := group.Wait(); err != nil {
 		return false, fmt.Errorf("uploading for %s: %w", a.name, err)
@@ -211,16 +217,29 @@ func (a *attaching) upload(ctx context.Context, found attachment) (uploaded bool
 	return uploaded, nil
 }
 
-// put writes the attachment. Its deadline ends before the lease does.
-func (a *attaching) put(ctx context.Context, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, a.options.WriteTimeout)
-	defer cancel()
-	return a.repo.PutManifest(ctx, a.tag, oci.MediaTypeImageManifest, body)
+// put writes the attachment. Its deadline ends before the lease does, and runs
+// only while the write is under way: what waits for its turn at the host can
+// do no harm, and how long is left of the lease is asked when the turn has come.
+func (a *attaching) put(ctx context.Context, lease Lease, body []byte) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return a.repo.PutManifest(ctx, a.tag, oci.MediaTypeImageManifest, body, func() (end func(), err error) {
+		if lease.Left() < leaseMargin {
+			return nil, errLeaseShort
+		}
+		timer := time.AfterFunc(writeTimeout, func() {
+			cancel(fmt.Errorf("not written within %s: %w", writeTimeout, context.DeadlineExceeded))
+		})
+		return func() { timer.Stop() }, nil
+	})
 }
 
 // judge tells what a failed write means: the end, or another turn, which
 // begins with reading what became of it.
 func (a *attaching) judge(ctx context.Context, failure error) error {
+	if errors.Is(failure, errLeaseShort) {
+		return &againError{errLeaseShort}
+	}
 	failure = fmt.Errorf("writing %s: %w", a.name, failure)
 	var answer *registry.Error
 	answered := errors.As(failure, &answer)
@@ -235,11 +254,11 @@ func (a *attaching) judge(ctx context.Context, failure error) error {
 	case answered && lacksBlob(answer) && !a.mistrust:
 		// A garbage collection took what this process or a manifest knew of.
 		a.mistrust, a.uploaded = true, false
-		return a.again(failure)
-	case registry.OutcomeUnknown(failure), errors.Is(failure, context.DeadlineExceeded):
-		a.unknown++
+		return &againError{failure}
+	case registry.OutcomeUnknown(failure):
+		a.unknown = append(a.unknown, failure)
 		a.unsettled = true
-		return a.again(failure)
+		return &againError{failure}
 	}
 	return failure
 }
@@ -249,12 +268,6 @@ func lacksBlob(answer *registry.Error) bool {
 	return slices.ContainsFunc(answer.Codes, func(d registry.Diagnostic) bool {
 		return d.Code == "MANIFEST_BLOB_UNKNOWN" || d.Code == "BLOB_UNKNOWN"
 	})
-}
-
-// again notes why another turn is needed.
-func (a *attaching) again(because error) error {
-	a.last = because
-	return errAgain
 }
 
 // unlock gives the turn back. A failure keeps others waiting until the lease

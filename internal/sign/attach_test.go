@@ -172,13 +172,12 @@ func TestAWriteThatHangsIsReadBack(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := newStore()
-				d := s.image(t, "1")
+				d, hang := s.image(t, "1"), unanswered(t)
 				s.onPut = func(ctx context.Context, reference string, body []byte) error {
 					if test.apply {
 						s.put(reference, oci.MediaTypeImageManifest, body)
 					}
-					<-ctx.Done()
-					return ctx.Err()
+					return hang(ctx, reference, body)
 				}
 				key, turns := newKey(t), &locks{}
 				began := time.Now()
@@ -199,12 +198,11 @@ func TestAnIllRegistryIsLeftToTheCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore()
-		d := s.image(t, "1")
-		var hang func(ctx context.Context, _ string, _ []byte) error
-		hang = func(ctx context.Context, _ string, _ []byte) error {
+		d, send := s.image(t, "1"), unanswered(t)
+		var hang func(ctx context.Context, reference string, body []byte) error
+		hang = func(ctx context.Context, reference string, body []byte) error {
 			s.onPut = hang
-			<-ctx.Done()
-			return ctx.Err()
+			return send(ctx, reference, body)
 		}
 		s.onPut = hang
 		_, err := signerOn(t, s, Options{Keys: []*Key{newKey(t)}}).Sign(t.Context(), requestOne)
@@ -222,10 +220,10 @@ func TestSignaturesLostInAFailedWriteAreRestored(t *testing.T) {
 		s := newStore()
 		d := s.image(t, "1")
 		s.foreign(d)
-		s.onPut = func(ctx context.Context, reference string, _ []byte) error {
+		hang := unanswered(t)
+		s.onPut = func(ctx context.Context, reference string, body []byte) error {
 			s.remove(reference)
-			<-ctx.Done()
-			return ctx.Err()
+			return hang(ctx, reference, body)
 		}
 		key := newKey(t)
 		_, err := signerOn(t, s, Options{Keys: []*Key{key}}).Sign(t.Context(), requestOne)
@@ -261,6 +259,55 @@ func TestNoWriteBeginsWithALeaseThatMayRunOut(t *testing.T) {
 	require.Zero(t, s.counts()["PUT manifest"])
 }
 
+func TestWaitingToBeSentIsNotTheTimeOfAWrite(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore()
+		d := s.image(t, "1")
+		s.turn = 10 * time.Minute
+		key, turns := newKey(t), &locks{}
+		_, err := signerOn(t, s, Options{Keys: []*Key{key}, Locker: turns}).Sign(t.Context(), requestOne)
+		require.NoError(t, err)
+		require.Equal(t, 1, turns.taken)
+		require.Equal(t, 1, s.counts()["PUT manifest"])
+		requireSigned(t, s, d, "example.com/app:1", key)
+	})
+}
+
+func TestALeaseThatRunsOutWhileTheWriteWaitsIsAnotherTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore()
+		d := s.image(t, "1")
+		s.turn = time.Minute
+		began := time.Now()
+		turns := &locks{left: func(lock, _ int) time.Duration {
+			if lock == 1 {
+				return time.Until(began.Add(80 * time.Second))
+			}
+			return time.Minute
+		}}
+		key := newKey(t)
+		_, err := signerOn(t, s, Options{Keys: []*Key{key}, Locker: turns}).Sign(t.Context(), requestOne)
+		require.NoError(t, err)
+		require.Equal(t, 2, turns.taken)
+		require.Equal(t, 1, s.counts()["PUT manifest"], "the first was not sent")
+		requireSigned(t, s, d, "example.com/app:1", key)
+	})
+}
+
+func TestAWriteThatWasNotSentIsNotOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	s := newStore()
+	s.image(t, "1")
+	s.onPut = func(context.Context, string, []byte) error {
+		return &registry.Error{Op: "put manifest", Method: "PUT", Err: context.DeadlineExceeded}
+	}
+	_, err := signerOn(t, s, Options{Keys: []*Key{newKey(t)}}).Sign(t.Context(), requestOne)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Equal(t, map[string]int{"GET manifest": 2, "PUT blob": 2, "PUT manifest": 1}, s.counts(), "nothing is to be read back")
+}
+
 func TestAWriteWhoseLeaseWasLostIsReadBack(t *testing.T) {
 	t.Parallel()
 	s := newStore()
@@ -289,7 +336,7 @@ func TestALockThatIsNotHadEndsWithTheContext(t *testing.T) {
 		s := newStore()
 		d := s.image(t, "1")
 		turns := &locks{}
-		_, err := turns.Lock(t.Context(), "example.com/app@"+d.String())
+		_, err := turns.Lock(t.Context(), s.Location()+"@"+d.String()) // by whatever name
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

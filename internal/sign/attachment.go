@@ -72,7 +72,7 @@ func readAttachment(name string, found registry.Manifest) (attachment, error) {
 		return attachment{}, &UnsupportedError{Reference: name, MediaType: found.MediaType,
 			Reason: "signatures written with COSIGN_DOCKER_MEDIA_TYPES, remove them and sign again"}
 	default:
-		return attachment{}, conflict(fmt.Sprintf("found something of type %q under its tag", found.MediaType))
+		return attachment{}, conflict(fmt.Sprintf("found something of type %.128q under its tag", found.MediaType))
 	}
 	a := attachment{body: found.Body, digest: found.Digest}
 	var config oci.Descriptor
@@ -99,7 +99,7 @@ func (a *attachment) scan(config *oci.Descriptor) error {
 		}
 		name, _ := token.(string)
 		if seen[name] {
-			return fmt.Errorf("%q is there twice", name)
+			return fmt.Errorf("%.128q is there twice", name)
 		}
 		seen[name] = true
 		var value json.RawMessage

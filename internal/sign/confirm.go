@@ -8,6 +8,9 @@ import (
 )
 
 const (
+	// confirmFirst and confirmSecond are how long after a write it is confirmed.
+	confirmFirst  = time.Second
+	confirmSecond = 2 * time.Second
 	// confirmJitter keeps two signers that overwrite each other from doing it
 	// in step for ever.
 	confirmJitter = 0.3
@@ -32,7 +35,7 @@ func (a *attaching) confirm(ctx context.Context, written time.Time) (attached di
 			return "", err
 		}
 		if !a.signatures.all(found) {
-			return "", a.again(errOverwritten)
+			return "", &againError{errOverwritten}
 		}
 		attached = found.digest
 	}
@@ -43,10 +46,9 @@ func (a *attaching) confirm(ctx context.Context, written time.Time) (attached di
 // first is at least confirmFactor times as long as we took ourselves, and the
 // others keep their distance from it.
 func (a *attaching) confirmDelays() []time.Duration {
-	times := a.options.ConfirmAfter
-	delays := make([]time.Duration, 0, len(times))
-	for _, after := range times {
-		later := max(0, confirmFactor*a.slowest-times[0])
+	later := max(0, confirmFactor*a.slowest-confirmFirst)
+	var delays []time.Duration
+	for _, after := range []time.Duration{confirmFirst, confirmSecond} {
 		jitter := 1 + confirmJitter*a.jitter()
 		delays = append(delays, time.Duration(float64(after+later)*jitter))
 	}

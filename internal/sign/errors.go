@@ -3,6 +3,7 @@ package sign
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -80,15 +81,46 @@ func (e *MismatchError) Error() string {
 }
 
 // UnsupportedError is a manifest of a kind that is neither signed nor skipped:
-// Docker schema 1, an unknown media type, or one that says two things at once.
+// Docker schema 1, an unknown media type, or one that says two things at once;
+// also an index that is too large, or names its manifests by other digests
+// than attachments can be found by.
 type UnsupportedError struct {
 	Reference string // of the image, or of the attachment
-	MediaType string
+	MediaType string // empty when it is not the reason
 	Reason    string
 }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("%s has the unsupported media type %q: %s", e.Reference, e.MediaType, e.Reason)
+	if e.MediaType == "" {
+		return fmt.Sprintf("%s cannot be signed: %s", e.Reference, e.Reason)
+	}
+	return fmt.Sprintf("%s has the unsupported media type %.128q: %s", e.Reference, e.MediaType, e.Reason)
+}
+
+// PanicError is a panic of what signs an image, which is a failure of that
+// image and of nothing else. It wraps nothing: what a panic says is no fact to
+// decide on.
+type PanicError struct {
+	Value any    // what it panicked with
+	Stack []byte // of the goroutine that did
+}
+
+func (e *PanicError) Error() string {
+	first, _, _ := strings.Cut(fmt.Sprint(e.Value), "\n")
+	return "panic: " + first
+}
+
+// guarded is work whose panic is its error: in a goroutine of its own, nobody
+// else could keep it from ending the process.
+func guarded(work func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				err = &PanicError{Value: value, Stack: debug.Stack()}
+			}
+		}()
+		return work()
+	}
 }
 
 // ConflictError is an attachment that could not be written although the

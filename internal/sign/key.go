@@ -30,8 +30,6 @@ const minRSABits = 2048
 type KeyHolder interface {
 	Public() crypto.PublicKey
 	Sign(ctx context.Context, message []byte) ([]byte, error)
-	// Deterministic tells whether the same message always gets the same signature.
-	Deterministic() bool
 }
 
 // Key is a key pair that signs images. It is safe for concurrent use if its
@@ -102,9 +100,6 @@ func (k *Key) Fingerprint() string { return k.fingerprint }
 // PublicPEM is the public key that verifiers need.
 func (k *Key) PublicPEM() []byte { return bytes.Clone(k.publicPEM) }
 
-// Deterministic tells whether the same payload always gets the same signature.
-func (k *Key) Deterministic() bool { return k.holder.Deterministic() }
-
 // Warning says what is wrong with the way the key is kept, though it can be
 // used; empty when nothing is.
 func (k *Key) Warning() string { return k.warning }
@@ -140,11 +135,9 @@ type memoryKey struct {
 
 func (m memoryKey) Public() crypto.PublicKey { return m.private.Public() }
 
-// Deterministic holds for every type: see Sign.
-func (m memoryKey) Deterministic() bool { return true }
-
-// Sign gives crypto.Signer no source of randomness: ECDSA then chooses its
-// nonce by RFC 6979, and neither RSA PKCS#1 v1.5 nor Ed25519 needs any.
+// Sign gives the same message the same signature, so it gives crypto.Signer no
+// source of randomness: ECDSA then chooses its nonce by RFC 6979, and neither
+// RSA PKCS#1 v1.5 nor Ed25519 needs any.
 func (m memoryKey) Sign(_ context.Context, message []byte) ([]byte, error) {
 	if _, ok := m.private.(ed25519.PrivateKey); ok {
 		return m.private.Sign(nil, message, crypto.Hash(0))

@@ -59,13 +59,6 @@ type Options struct {
 	Format        Format        // default tag
 	SkipIndex     bool          // sign the manifests of an index, but not the index
 	Log           *zap.Logger   // default none
-
-	// WriteTimeout bounds the writing of an attachment, which starts only while
-	// its lease lasts for LeaseMargin: so it ends while the lease still holds.
-	WriteTimeout time.Duration // default 20 s
-	LeaseMargin  time.Duration // default 30 s
-	// ConfirmAfter are the times after a write at which it is confirmed.
-	ConfirmAfter []time.Duration // default 1 s and 2 s
 }
 
 // Validate names the first option that is missing or wrong.
@@ -86,11 +79,6 @@ func (o Options) validateRest() error {
 		return fmt.Errorf("option ConfirmWrites: %q is none of auto, always, never", o.ConfirmWrites)
 	case o.Format != "" && o.Format != FormatTag:
 		return fmt.Errorf("option Format: %q is not tag", o.Format)
-	case o.WriteTimeout < 0 || o.LeaseMargin < 0:
-		return errors.New("options WriteTimeout and LeaseMargin must not be negative")
-	}
-	if o = o.withDefaults(); o.WriteTimeout > o.LeaseMargin {
-		return fmt.Errorf("option WriteTimeout: %s is longer than LeaseMargin, %s", o.WriteTimeout, o.LeaseMargin)
 	}
 	held := map[string]bool{}
 	for _, key := range o.Keys {
@@ -111,15 +99,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
-	}
-	if o.WriteTimeout == 0 {
-		o.WriteTimeout = 20 * time.Second
-	}
-	if o.LeaseMargin == 0 {
-		o.LeaseMargin = 30 * time.Second
-	}
-	if o.ConfirmAfter == nil {
-		o.ConfirmAfter = []time.Duration{time.Second, 2 * time.Second}
 	}
 	return o
 }

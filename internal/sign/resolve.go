@@ -96,7 +96,7 @@ func (r *resolved) read(found registry.Manifest) error {
 	}
 	said := r.content.MediaType
 	if said != "" && said != found.MediaType {
-		return ambiguous(fmt.Sprintf("the manifest calls itself %q", said))
+		return ambiguous(fmt.Sprintf("the manifest calls itself %.128q", said))
 	}
 	isManifest, isIndex := r.content.Config != nil || r.content.Layers != nil, r.content.Manifests != nil
 	if isManifest && isIndex || isManifest && r.kind == indexKind || isIndex && r.kind == manifestKind {
@@ -116,17 +116,17 @@ func (r *resolved) notAnImage() string {
 	case c.Subject != nil:
 		return "attached to another manifest (it has a subject)"
 	case c.ArtifactType != "" && !isImageConfig(c.ArtifactType):
-		return fmt.Sprintf("an artifact of type %q", c.ArtifactType)
+		return fmt.Sprintf("an artifact of type %.128q", c.ArtifactType)
 	case r.kind == indexKind && isFallback(r.lookup):
 		return "an index of referrers"
 	case r.kind == indexKind:
 		return ""
 	case !isImageConfig(c.Config.MediaType):
-		return fmt.Sprintf("not an image: its config is of type %q", c.Config.MediaType)
+		return fmt.Sprintf("not an image: its config is of type %.128q", c.Config.MediaType)
 	}
 	for _, layer := range c.Layers {
 		if isAttachedLayer(layer.MediaType) {
-			return fmt.Sprintf("an attachment: it has a layer of type %q", layer.MediaType)
+			return fmt.Sprintf("an attachment: it has a layer of type %.128q", layer.MediaType)
 		}
 	}
 	return ""

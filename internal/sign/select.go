@@ -16,6 +16,10 @@ const (
 	referenceTypeAnnotation = "vnd.docker.reference.type"
 	// maxConfig bounds the config blob of an image; containers/image reads as much.
 	maxConfig = 4 << 20
+	// maxSignatures bounds the signatures of one image: what was signed is told
+	// in one message, and the largest images there are have a few dozen manifests.
+	maxSignatures = 2000
+	maxPlatform   = 128 // bytes of its name, which stands beside each of them
 )
 
 // target is one manifest to sign.
@@ -115,7 +119,26 @@ func selectSingle(ctx context.Context, repo imageReader, img resolved, wanted pl
 	}
 	have := platformOf(&config)
 	if !wanted.match(have) {
-		return selection{skipped: fmt.Sprintf("its platform %q matches none of %s", have, wanted)}, nil
+		return selection{skipped: fmt.Sprintf("its platform %.128q matches none of %s", have, wanted)}, nil
 	}
 	return selection{targets: []target{{digest: img.digest, platform: have.String()}}}, nil
+}
+
+// checkTargets refuses an image as a whole of which a part cannot be signed.
+func checkTargets(img resolved, targets []target, keys int) error {
+	refuse := func(reason string) error { return &UnsupportedError{Reference: img.given, Reason: reason} }
+	if len(targets)*keys > maxSignatures {
+		return refuse(fmt.Sprintf("%d manifests by %d keys are more than the %d signatures that one image can get",
+			len(targets), keys, maxSignatures))
+	}
+	for _, to := range targets {
+		if len(to.platform) > maxPlatform {
+			return refuse(fmt.Sprintf("the platform of %s has a name of more than %d bytes", to.digest, maxPlatform))
+		}
+		// The tag made of a longer digest is none that a registry takes.
+		if algorithm := to.digest.Algorithm(); algorithm != digest.SHA256 {
+			return refuse(fmt.Sprintf("the signatures of %s would have no tag, only sha256 digests can be signed", to.digest))
+		}
+	}
+	return nil
 }

@@ -1,12 +1,16 @@
 package sign
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/registry/registrytest"
 )
 
 // child is an entry of an index, whose digest is made of its letter.
@@ -203,4 +207,56 @@ func TestAPinIsHeldAgainstTheImage(t *testing.T) {
 	var mismatch *MismatchError
 	require.ErrorAs(t, err, &mismatch)
 	require.Equal(t, &MismatchError{Reference: "app:1", Pinned: digestB, Found: d}, mismatch)
+}
+
+func TestImagesThatCannotBeSignedAsAWhole(t *testing.T) {
+	t.Parallel()
+	long := edit(child("b", "linux/amd64"), func(d *oci.Descriptor) { d.Digest = digest.SHA512.FromString("b") })
+	named := child("b", "linux/"+strings.Repeat("x", maxPlatform))
+	many := make([]oci.Descriptor, 0, maxSignatures/2)
+	for i := range cap(many) {
+		d := child("a", "linux/amd64")
+		d.Digest = digest.FromString(fmt.Sprint(i))
+		many = append(many, d)
+	}
+	for says, children := range map[string][]oci.Descriptor{
+		"only sha256 digests can be signed":             {child("a", "linux/arm64"), long},
+		"has a name of more than":                       {named},
+		"1001 manifests by 2 keys are more than the 20": many,
+	} {
+		s := newStore()
+		index := s.put("1", oci.MediaTypeImageIndex, jsonOf(t, oci.Index{MediaType: oci.MediaTypeImageIndex, Manifests: children}))
+		result, err := signerOn(t, s, Options{Keys: []*Key{newKey(t), newKey(t)}}).Sign(t.Context(), requestOne)
+		var unsupported *UnsupportedError
+		require.ErrorAs(t, err, &unsupported)
+		require.ErrorContains(t, err, "example.com/app:1 cannot be signed: ")
+		require.ErrorContains(t, err, says)
+		require.Equal(t, Result{Digest: index.String()}, result)
+		require.Equal(t, map[string]int{"GET manifest": 1}, s.counts(), "nothing is signed in part")
+	}
+
+	most := slices.Repeat([]target{{digest: digestA}}, maxSignatures/2)
+	require.NoError(t, checkTargets(resolved{}, most, 2))
+}
+
+func TestAnImageAskedForByAnotherDigestThanSHA256(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{})
+	image := w.PushManifest(t, "app", "1", "linux/amd64")
+	mediaType, body, _ := w.Get("app", image.Digest)
+	w.Fail(registrytest.Match{Kind: registrytest.KindManifest}, registrytest.Fault{Status: 200, ContentType: mediaType, Body: string(body)})
+	_, err := w.signer.Sign(t.Context(), Request{Reference: w.Host() + "/app@" + digest.SHA512.FromBytes(body).String()})
+	var unsupported *UnsupportedError
+	require.ErrorAs(t, err, &unsupported)
+	require.ErrorContains(t, err, "only sha256 digests can be signed")
+	require.Equal(t, map[string]int{"GET manifest": 1}, w.Counts())
+}
+
+func TestTextsOfARegistryAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newStore()
+	s.put("1", oci.MediaTypeImageManifest, []byte(`{`+ociConfig+`,"artifactType":"`+strings.Repeat("x", 1<<20)+`"}`))
+	result, err := signerOn(t, s, Options{Keys: []*Key{newKey(t)}}).Sign(t.Context(), requestOne)
+	require.NoError(t, err)
+	require.Less(t, len(result.Skipped), 200)
 }

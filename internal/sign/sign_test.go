@@ -1,7 +1,10 @@
 package sign
 
 import (
+	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,26 +28,29 @@ type world struct {
 
 func newWorld(t *testing.T, o Options, options ...registrytest.Option) world {
 	t.Helper()
-	insecure := false
 	w := world{Registry: registrytest.New(t, options...)}
-	// What the machine says of registries is not meant here.
-	auth, conf := filepath.Join(t.TempDir(), "auth.json"), filepath.Join(t.TempDir(), "registries.conf")
-	require.NoError(t, os.WriteFile(auth, []byte("{}"), 0o600))
-	require.NoError(t, os.WriteFile(conf, nil, 0o600))
-	client, err := registry.New(registry.Options{
-		TLSVerify:      &insecure,
-		AuthFile:       auth,
-		RegistriesConf: conf,
-	})
-	require.NoError(t, err)
-	t.Cleanup(client.Close)
 	if o.Keys == nil {
 		o.Keys = []*Key{newKey(t)}
 	}
-	o.Registry, o.Locker, w.keys = client, &locks{}, o.Keys
+	o.Registry, o.Locker, w.keys = newClient(t, registry.Options{}), &locks{}, o.Keys
+	var err error
 	w.signer, err = New(o)
 	require.NoError(t, err)
 	return w
+}
+
+// newClient knows nothing of what the machine says of registries.
+func newClient(t testing.TB, o registry.Options) *registry.Client {
+	t.Helper()
+	insecure := false
+	auth, conf := filepath.Join(t.TempDir(), "auth.json"), filepath.Join(t.TempDir(), "registries.conf")
+	require.NoError(t, os.WriteFile(auth, []byte("{}"), 0o600))
+	require.NoError(t, os.WriteFile(conf, nil, 0o600))
+	o.TLSVerify, o.AuthFile, o.RegistriesConf = &insecure, auth, conf
+	client, err := registry.New(o)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return client
 }
 
 // reference names an image of the registry.
@@ -206,6 +212,61 @@ func TestWhatTheRegistrySaysReachesTheCaller(t *testing.T) {
 	require.Empty(t, result.Signed)
 }
 
+func TestAnAttachmentThatOnlyStorageLacksIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	storage := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(storage.Close)
+	w := newWorld(t, Options{})
+	image := w.PushManifest(t, "app", "1", "linux/amd64")
+	attached := strings.Replace(image.Digest, ":", "-", 1) + ".sig"
+	request := Request{Reference: w.reference("app", "1")}
+	_, err := w.signer.Sign(t.Context(), request)
+	require.NoError(t, err)
+	_, before, _ := w.Get("app", attached)
+
+	w.Reset()
+	w.Fail(registrytest.Match{Method: "GET", Kind: registrytest.KindManifest, Reference: attached}, registrytest.Fault{
+		Status: 307, Header: http.Header{"Location": {storage.URL + "/m?sig=expired"}},
+	})
+	_, err = w.signer.Sign(t.Context(), request)
+	var answer *registry.Error
+	require.ErrorAs(t, err, &answer)
+	require.True(t, answer.Foreign)
+	require.Equal(t, map[string]int{"GET manifest": 2}, w.Counts(), "nothing is written")
+	_, after, _ := w.Get("app", attached)
+	require.Equal(t, string(before), string(after))
+}
+
+// panickingHolder holds a key whose use panics.
+type panickingHolder struct{ memoryKey }
+
+func (panickingHolder) Sign(context.Context, []byte) ([]byte, error) { panic("no such slot") }
+
+// panickingStore panics when something is uploaded.
+type panickingStore struct{ *store }
+
+func (panickingStore) PutBlob(context.Context, []byte) error { panic("no such blob") }
+
+func TestAPanicIsAFailureOfTheImage(t *testing.T) {
+	t.Parallel()
+	holder, err := NewKey(panickingHolder{memoryKey{private: rfcKey(t)}})
+	require.NoError(t, err)
+	s := newStore()
+	s.image(t, "1")
+	for says, signer := range map[string]*Signer{
+		"panic: no such slot": signerOn(t, s, Options{Keys: []*Key{holder}}),
+		"panic: no such blob": signerOn(t, panickingStore{s}, Options{Keys: []*Key{newKey(t)}}),
+	} {
+		_, err := signer.Sign(t.Context(), requestOne)
+		require.ErrorContains(t, err, says)
+		var panicked *PanicError
+		require.ErrorAs(t, err, &panicked)
+		require.Contains(t, string(panicked.Stack), "panicking")
+		_, err = signer.options.Locker.(*locks).Lock(t.Context(), s.Location()+"@"+s.manifests["1"].Digest.String())
+		require.NoError(t, err, "the turn was given back")
+	}
+}
+
 func TestWhatWasSignedBeforeAFailureIsSaid(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Options{})
@@ -229,7 +290,6 @@ func TestOptionsAreChecked(t *testing.T) {
 		"twice":         {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key, key}},
 		"ConfirmWrites": {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key}, ConfirmWrites: "sometimes"},
 		"Format":        {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key}, Format: "referrer"},
-		"WriteTimeout":  {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key}, LeaseMargin: 1},
 	} {
 		_, err := New(o)
 		require.ErrorContains(t, err, says)

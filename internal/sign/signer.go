@@ -121,6 +121,9 @@ func (s *Signer) Sign(ctx context.Context, req Request) (Result, error) {
 	if err != nil {
 		return result, err
 	}
+	if err := checkTargets(img, chosen.targets, len(keys)); err != nil {
+		return result, err
+	}
 	result.Skipped = chosen.skipped
 	result.Signed, err = s.signEach(ctx, repo, src, chosen.targets, keys)
 	return result, err
@@ -154,11 +157,15 @@ func (s *Signer) signEach(ctx context.Context, repo repository, src source, targ
 	var group errgroup.Group
 	group.SetLimit(maxParallel)
 	for i, target := range targets {
-		group.Go(func() (err error) {
+		sign := guarded(func() (err error) {
+			signed[i], err = s.signOne(ctx, repo, src, target, keys)
+			return err
+		})
+		group.Go(func() error {
 			if failed.Load() {
 				return nil
 			}
-			if signed[i], err = s.signOne(ctx, repo, src, target, keys); err != nil {
+			if err := sign(); err != nil {
 				failed.Store(true)
 				return fmt.Errorf("signing %s@%s: %w", src.repository, target.digest, err)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ type store struct {
 	requests  []string
 
 	latency time.Duration
+	turn    time.Duration // how long a PUT of a manifest waits before it is sent
 	// onPut, when set, does what is to happen instead of the next PUT of a manifest.
 	onPut func(ctx context.Context, reference string, body []byte) error
 	onGet func(reference string) error
@@ -38,7 +40,8 @@ func newStore() *store {
 	}
 }
 
-func (s *store) Name() string { return "example.com/app" }
+func (s *store) Name() string     { return "example.com/app" }
+func (s *store) Location() string { return "registry.example.com/moved/app" }
 
 func (s *store) count(ctx context.Context, format string, args ...any) error {
 	s.mu.Lock()
@@ -72,7 +75,15 @@ func (s *store) Manifest(ctx context.Context, reference string) (registry.Manife
 	return found, nil
 }
 
-func (s *store) PutManifest(ctx context.Context, reference, mediaType string, body []byte) error {
+func (s *store) PutManifest(ctx context.Context, reference, mediaType string, body []byte, begin registry.BeginWrite) error {
+	if s.turn > 0 {
+		time.Sleep(s.turn) // of the bubble
+	}
+	end, err := begin()
+	if err != nil {
+		return &registry.Error{Op: "put manifest", Method: "PUT", Err: err}
+	}
+	defer end()
 	if err := s.count(ctx, "PUT manifest"); err != nil {
 		return err
 	}
@@ -232,6 +243,24 @@ func (l *lease) Left() time.Duration {
 func (l *lease) Unlock() error {
 	l.free()
 	return nil
+}
+
+// unanswered sends a write that is never answered, so that its error is the one
+// that the registry makes of it.
+func unanswered(t testing.TB) func(ctx context.Context, reference string, body []byte) error {
+	t.Helper()
+	repo, err := newClient(t, registry.Options{Transport: silence{}}).Repository("example.com/app")
+	require.NoError(t, err)
+	return func(ctx context.Context, reference string, body []byte) error {
+		return repo.PutManifest(ctx, reference, oci.MediaTypeImageManifest, body, nil)
+	}
+}
+
+type silence struct{}
+
+func (silence) RoundTrip(req *http.Request) (*http.Response, error) {
+	<-req.Context().Done()
+	return nil, context.Cause(req.Context())
 }
 
 // signerOn makes a signer of a store.

@@ -13,14 +13,17 @@ import (
 
 // WriteFailed writes the failed list of a report to path, ready to be
 // submitted again, and what is known of each line beside it, as JSON. Each
-// file appears whole or not at all. Without failures, those of an earlier run
-// are removed.
+// file appears whole or not at all. Without failures, the pair of an earlier
+// run is removed; a file that is not of such a pair stays.
 func WriteFailed(path string, r Report) error {
 	details := DetailsPath(path)
 	if special(path) {
 		return writeSpecial(path, r)
 	}
 	if len(r.Failures) == 0 {
+		if isDetails(details) != nil {
+			return nil
+		}
 		for _, stale := range []string{path, details} {
 			if err := os.Remove(stale); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("remove the failed list of an earlier run: %w", err)
@@ -42,6 +45,59 @@ func WriteFailed(path string, r Report) error {
 		return fmt.Errorf("write failed list: %w", err)
 	}
 	return nil
+}
+
+// CheckFailed says why the failed list of an image list cannot be written to
+// path, or only by destroying something else. Writing over the image list
+// itself is right where that is a failed list fed back.
+func CheckFailed(path, list string) error {
+	if path == "" {
+		return errors.New("failed: no file given for the lines that could not be signed")
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return fmt.Errorf("failed: %s is a directory", path)
+	}
+	if special(path) {
+		return nil
+	}
+	details := DetailsPath(path)
+	err := isDetails(details)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("failed: the reasons would go to %s, where something else is (%w): give another name", details, err)
+	}
+	if err != nil && sameFile(path, list) {
+		return fmt.Errorf("failed: %s is the image list, which would be replaced: give another name", path)
+	}
+	probe, err := os.CreateTemp(filepath.Dir(path), ".sign-failed-*")
+	if err != nil {
+		return fmt.Errorf("failed: %s cannot be written: %w", path, err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// isDetails returns nil for a file that WriteFailed wrote beside a failed list.
+func isDetails(path string) error {
+	f, err := os.Open(path) //nolint:gosec // G304: the user's own choice
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	decoder := json.NewDecoder(f)
+	for _, want := range []json.Token{json.Delim('{'), "batch"} {
+		if token, err := decoder.Token(); err != nil || token != want {
+			return errors.New("it is not of a failed list")
+		}
+	}
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }
 
 // lines are the lines of the failed list as their author wrote them.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"time"
 
 	"github.com/signfleet/signfleet/internal/imagelist"
@@ -38,7 +37,7 @@ func (e *PublishError) Unwrap() error { return e.Err }
 // publish publishes the requests that the server is not known to have, and
 // records how far it came.
 func (s *Submission) publish(ctx context.Context) error {
-	if s.tally.isPublished() {
+	if s.total.Load() != unknown {
 		return nil
 	}
 	publisher := s.conn.Publisher(s.batch.Partition)
@@ -57,9 +56,9 @@ func (s *Submission) publish(ctx context.Context) error {
 		s.published.Store(int64(request.Seq))
 		if accepted := publisher.Accepted(); accepted >= s.batch.Accepted+checkpointEvery || (accepted > s.batch.Accepted && time.Since(noted) > checkpointAfter) {
 			noted = time.Now()
-			if err := s.note(ctx, accepted); err != nil {
-				return s.interrupted(ctx, publisher, err)
-			}
+			// Only a hint for a resumption: without it more is published twice,
+			// which changes nothing.
+			_ = s.note(ctx, accepted)
 		}
 	}
 	if err := publisher.Flush(ctx); err != nil {
@@ -67,12 +66,14 @@ func (s *Submission) publish(ctx context.Context) error {
 	}
 	s.published.Store(int64(total))
 	s.batch.Total, s.batch.Published = total, true
-	if err := s.note(ctx, total); err != nil {
+	if err := s.notePatiently(ctx, total); err != nil {
 		s.batch.Total, s.batch.Published = 0, false
 		return s.interrupted(ctx, publisher, err)
 	}
 	s.total.Store(int64(total))
-	s.tally.publishedAll()
+	if s.options.OnPublished != nil {
+		s.options.OnPublished(total)
+	}
 	return nil
 }
 
@@ -95,18 +96,45 @@ func (s *Submission) note(ctx context.Context, accepted int) error {
 	return s.conn.WriteBatch(ctx, s.batch)
 }
 
+// How often and how long the note that all is published is tried: as long as
+// publishing itself would be.
+const (
+	notePause     = time.Second
+	noteEndurance = 2 * time.Minute
+)
+
+// notePatiently notes how far the publishing came, through a loss of the server.
+func (s *Submission) notePatiently(ctx context.Context, accepted int) error {
+	enduring, cancel := context.WithTimeout(ctx, noteEndurance)
+	defer cancel()
+	for {
+		err := s.note(enduring, accepted)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(notePause):
+		case <-enduring.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// requestID is the id of a request, without a pointer.
+type requestID [26]byte
+
 // requests are the requests of the list in its order, each line's first
 // occurrence only, numbered from 1. They are the same however often they are
 // read; where the list is not, the last thing returned is ErrListChanged.
 func (s *Submission) requests() iter.Seq2[queue.Request, error] {
 	return func(yield func(queue.Request, error) bool) {
-		list, err := os.Open(s.options.File)
+		list, err := s.options.open()
 		if err != nil {
-			yield(queue.Request{}, fmt.Errorf("open image list: %w", err))
+			yield(queue.Request{}, err)
 			return
 		}
-		defer list.Close()                  //nolint:errcheck // only read
-		seen := make(map[[26]byte]struct{}) // ids, without a pointer each
+		defer list.Close() //nolint:errcheck // only read
+		seen := make(map[requestID]struct{})
 		now := time.Now().UTC()
 		hash := sha256.New()
 		for line, err := range imagelist.Read(io.TeeReader(list, hash), s.options.List) {
@@ -115,7 +143,7 @@ func (s *Submission) requests() iter.Seq2[queue.Request, error] {
 				return
 			}
 			request := s.request(line, now)
-			id := [26]byte([]byte(request.ID))
+			id := requestID([]byte(request.ID))
 			if _, twice := seen[id]; twice {
 				continue
 			}
@@ -157,14 +185,9 @@ func (s *Submission) BadLines() error {
 	if s.options.OnBadLine == nil {
 		return nil
 	}
-	list, err := os.Open(s.options.File)
-	if err != nil {
-		return fmt.Errorf("open image list: %w", err)
-	}
-	defer list.Close() //nolint:errcheck // only read
-	for line, err := range imagelist.Read(list, s.options.List) {
+	for line, err := range s.options.Lines() {
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.options.File, err)
+			return err
 		}
 		var bad *imagelist.LineError
 		if errors.As(line.Err, &bad) {

@@ -35,7 +35,7 @@ func (s *Submission) Report(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	report := Report{Batch: s.batch.ID, Tally: s.tally.counts()}
-	complete := s.complete() != nil
+	complete := s.done()
 	if report.Failed() == 0 && complete {
 		return report, nil // no need to read the list again
 	}
@@ -58,11 +58,19 @@ func (s *Submission) Report(ctx context.Context) (Report, error) {
 			report.NotDone++
 			report.Failures = append(report.Failures, Failure{
 				Line: request.Line, Reference: request.Reference, Verdict: "not-done",
-				Reason: "interrupted before its turn came",
+				Reason: s.whyNotDone(),
 			})
 		}
 	}
 	return report, nil
+}
+
+// whyNotDone is why a request may have no outcome.
+func (s *Submission) whyNotDone() string {
+	if s.batch.Finished {
+		return "its outcome is no longer kept"
+	}
+	return "interrupted before its turn came"
 }
 
 // failureOf is what an outcome says on the failed list.
@@ -79,11 +87,11 @@ func failureOf(o queue.Outcome) Failure {
 
 // catchUp takes all outcomes into account that are stored by now.
 func (s *Submission) catchUp(ctx context.Context) error {
-	if s.complete() != nil {
+	if s.done() {
 		return nil
 	}
 	err := s.conn.Follow(ctx, s.batch.ID, func() error { return errComplete }, func(o queue.Outcome) error {
-		s.tally.add(o)
+		s.add(o)
 		return nil
 	})
 	if errors.Is(err, errComplete) {

@@ -21,7 +21,7 @@ func submissionOf(t *testing.T, batch, text string) *Submission {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "images.txt")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-	hash, err := HashFile(file)
+	hash, err := Options{File: file}.Hash()
 	require.NoError(t, err)
 	return &Submission{options: Options{File: file, Timeout: time.Minute}, batch: queue.Batch{ID: batch, List: hash}, tally: newTally()}
 }

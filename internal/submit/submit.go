@@ -13,8 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,8 +28,10 @@ import (
 
 // Options are what a submission asks for.
 type Options struct {
-	// File is the image list.
-	File string
+	// File is the image list. Reader, when set, reads it anew from its start:
+	// File is then only its name. A list is read several times.
+	File   string
+	Reader func() io.Reader
 	// List says how its lines are read.
 	List imagelist.Options
 	// Platforms are the platforms to sign, as os/architecture; none means all.
@@ -43,8 +47,14 @@ type Options struct {
 	Batch string
 	// Resume demands that the batch exists.
 	Resume bool
+	// CheckEvery is how often a batch that waits for outcomes is checked for
+	// requests that the server has lost (default 30 s).
+	CheckEvery time.Duration
 	// OnBadLine, when set, is told of each line that cannot be read.
 	OnBadLine func(*imagelist.LineError)
+	// OnPublished, when set, is told the number of requests once all are
+	// accepted by the queue.
+	OnPublished func(total int)
 	// OnProgress, when set, is told after each outcome; it must be quick.
 	OnProgress func(Progress)
 }
@@ -75,12 +85,19 @@ type Progress struct {
 type Submission struct {
 	options Options
 	conn    *queue.Conn
-	batch   queue.Batch
+	batch   queue.Batch // written by the one goroutine that publishes
 	tally   *tally
+	places  func() (map[requestID]int, error) // seq of each request of the list
 
 	published atomic.Int64
-	total     atomic.Int64
+	total     atomic.Int64 // of requests; unknown until all are published
 }
+
+// unknown is the total of a batch that is not published to its end.
+const unknown = -1
+
+// ErrFinished says that a batch has had its report.
+var ErrFinished = errors.New("that batch has finished: give another name to submit its list again, or resume it to have its report again")
 
 // ErrOtherList says that a batch exists and was made from another list or with
 // other options.
@@ -96,34 +113,67 @@ func Open(ctx context.Context, conn *queue.Conn, o Options) (*Submission, error)
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	hash, err := HashFile(o.File)
+	hash, err := o.Hash()
 	if err != nil {
 		return nil, err
 	}
 	s := &Submission{options: o, conn: conn, tally: newTally()}
+	s.places = sync.OnceValues(s.findPlaces)
 	if s.batch, err = s.findOrCreate(ctx, hash); err != nil {
 		return nil, err
 	}
 	s.published.Store(int64(s.batch.Accepted))
+	s.total.Store(unknown)
 	if s.batch.Published {
 		s.total.Store(int64(s.batch.Total))
-		s.tally.publishedAll()
 	}
 	return s, nil
 }
 
-// HashFile is the SHA-256 of a file, in hex.
-func HashFile(path string) (string, error) {
-	f, err := os.Open(path) //nolint:gosec // G304: the user's own list
+// Hash is the SHA-256 of the image list, in hex.
+func (o Options) Hash() (string, error) {
+	list, err := o.open()
 	if err != nil {
-		return "", fmt.Errorf("open image list: %w", err)
+		return "", err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer list.Close() //nolint:errcheck // only read
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	if _, err := io.Copy(h, list); err != nil {
 		return "", fmt.Errorf("read image list: %w", err)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// open opens the list at its start.
+func (o Options) open() (io.ReadCloser, error) {
+	if o.Reader != nil {
+		return io.NopCloser(o.Reader()), nil
+	}
+	list, err := os.Open(o.File)
+	if err != nil {
+		return nil, fmt.Errorf("open image list: %w", err)
+	}
+	return list, nil
+}
+
+// Lines are the lines of the list, as [imagelist.Read] returns them.
+func (o Options) Lines() iter.Seq2[imagelist.Line, error] {
+	return func(yield func(imagelist.Line, error) bool) {
+		list, err := o.open()
+		if err != nil {
+			yield(imagelist.Line{}, err)
+			return
+		}
+		defer list.Close() //nolint:errcheck // only read
+		for line, err := range imagelist.Read(list, o.List) {
+			if err != nil {
+				err = fmt.Errorf("%s: %w", o.File, err)
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}
 }
 
 func (s *Submission) findOrCreate(ctx context.Context, hash string) (queue.Batch, error) {
@@ -142,6 +192,8 @@ func (s *Submission) findOrCreate(ctx context.Context, hash string) (queue.Batch
 	}
 	if o.Batch != "" {
 		switch have, err := s.conn.Batch(ctx, o.Batch); {
+		case err == nil && same(have, want) && have.Finished && !o.Resume:
+			return queue.Batch{}, fmt.Errorf("batch %s: %w", o.Batch, ErrFinished)
 		case err == nil && same(have, want):
 			return have, nil
 		case err == nil:
@@ -196,19 +248,19 @@ func Unfinished(ctx context.Context, conn *queue.Conn) (string, error) {
 // Batch is the name of the batch.
 func (s *Submission) Batch() string { return s.batch.ID }
 
-// errComplete ends the following of a batch all of whose requests have ended.
-var errComplete = errors.New("batch complete")
-
 // Run publishes what is not published yet and follows the batch until every
 // request has its outcome. When ctx ends first, it returns the cause: what was
 // accepted stays in the queue.
 func (s *Submission) Run(ctx context.Context) error {
+	if s.batch.Finished {
+		return nil // there is only its report to have
+	}
 	caughtUp := make(chan struct{})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return s.conn.Follow(ctx, s.batch.ID, func() error {
 			close(caughtUp)
-			return s.complete()
+			return s.endIfDone()
 		}, s.count)
 	})
 	group.Go(func() error {
@@ -222,7 +274,10 @@ func (s *Submission) Run(ctx context.Context) error {
 		if err := s.publish(ctx); err != nil {
 			return err
 		}
-		return s.complete()
+		if err := s.endIfDone(); err != nil {
+			return err
+		}
+		return s.replaceLost(ctx)
 	})
 	err := group.Wait()
 	if errors.Is(err, errComplete) {
@@ -238,31 +293,54 @@ func (s *Submission) Publish(ctx context.Context) error { return s.publish(ctx) 
 // Finish notes that the batch has its report, so that the same submission
 // begins a new one next time.
 func (s *Submission) Finish(ctx context.Context) error {
+	if s.batch.Finished {
+		return nil
+	}
 	s.batch.Finished = true
 	return s.conn.WriteBatch(ctx, s.batch)
 }
 
 // count takes one outcome into account.
 func (s *Submission) count(o queue.Outcome) error {
-	s.tally.add(o)
+	s.add(o)
 	if s.options.OnProgress != nil {
 		s.options.OnProgress(s.Progress())
 	}
-	return s.complete()
+	return s.endIfDone()
+}
+
+// add adds an outcome to the tally. That of a request nobody could read has no
+// seq: its id has a place in the list all the same.
+func (s *Submission) add(o queue.Outcome) {
+	if o.Seq == 0 {
+		if places, err := s.places(); err == nil && len(o.ID) == len(requestID{}) {
+			o.Seq = places[requestID([]byte(o.ID))]
+		}
+	}
+	s.tally.add(o)
 }
 
 // Progress is how far the batch has come.
 func (s *Submission) Progress() Progress {
-	return Progress{Total: int(s.total.Load()), Published: int(s.published.Load()), Tally: s.tally.counts()}
+	return Progress{
+		Total:     max(0, int(s.total.Load())),
+		Published: int(s.published.Load()),
+		Tally:     s.tally.counts(),
+	}
 }
 
-// complete returns errComplete once all requests are published and have ended.
-func (s *Submission) complete() error {
-	if !s.tally.isPublished() {
-		return nil // asked first: from then on the total is known
+// done reports whether all requests are published and have ended.
+func (s *Submission) done() bool {
+	total := int(s.total.Load())
+	return total != unknown && s.tally.counts().Done() >= total
+}
+
+// errComplete ends the following of a batch all of whose requests have ended.
+var errComplete = errors.New("batch complete")
+
+func (s *Submission) endIfDone() error {
+	if s.done() {
+		return errComplete
 	}
-	if p := s.Progress(); p.Done() < p.Total {
-		return nil
-	}
-	return errComplete
+	return nil
 }

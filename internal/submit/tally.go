@@ -23,14 +23,16 @@ func (t Tally) Done() int { return t.Signed + t.AlreadySigned + t.Skipped + t.Fa
 // Failed is how many requests belong on the failed list.
 func (t Tally) Failed() int { return t.Dead + t.Cancelled }
 
+// maxSeq bounds what an outcome can make the tally hold: 16 MiB of bits.
+const maxSeq = 1 << 27
+
 // tally keeps what the outcomes of a batch add up to: a bit for each request,
 // and what is known of those that failed. It is safe for use by several goroutines.
 type tally struct {
-	mu        sync.Mutex
-	done      []uint64 // a bit for each seq
-	failed    map[int]Failure
-	sum       Tally
-	published bool
+	mu     sync.Mutex
+	done   []uint64 // a bit for each seq
+	failed map[int]Failure
+	sum    Tally
 }
 
 func newTally() *tally { return &tally{failed: make(map[int]Failure)} }
@@ -39,7 +41,7 @@ func newTally() *tally { return &tally{failed: make(map[int]Failure)} }
 func (t *tally) add(o queue.Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o.Seq < 1 || t.hasLocked(o.Seq) {
+	if o.Seq < 1 || o.Seq > maxSeq || t.hasLocked(o.Seq) {
 		return
 	}
 	for len(t.done) <= o.Seq/64 {
@@ -94,16 +96,4 @@ func (t *tally) counts() Tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sum
-}
-
-func (t *tally) publishedAll() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.published = true
-}
-
-func (t *tally) isPublished() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.published
 }

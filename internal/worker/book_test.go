@@ -164,6 +164,8 @@ func (p *parcel) Retry(ctx context.Context, after time.Duration) error {
 	return p.book.do(ctx, "nak "+after.String(), func() error { return nil })
 }
 
+func (p *parcel) Body() []byte { return []byte("the message") }
+
 func (p *parcel) KeepAlive() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -103,6 +103,9 @@ var denials = []int{
 // classifyAnswer reads an answer of a registry, or the lack of one.
 func classifyAnswer(e *registry.Error) failure {
 	switch {
+	case e.Foreign:
+		// A storage behind the registry answered: nothing is said of the image.
+		return failure{class: RegistryUnavailable, retryAfter: e.RetryAfter}
 	case e.Immutable():
 		return failure{class: Immutable, permanent: true}
 	case e.Status == http.StatusNotFound:

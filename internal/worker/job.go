@@ -20,6 +20,7 @@ type delivery interface {
 	Done(ctx context.Context) error
 	Retry(ctx context.Context, after time.Duration) error
 	KeepAlive() error
+	Body() []byte
 }
 
 // job is one delivery of a request, and what is learned of it on the way.
@@ -115,12 +116,18 @@ func (w *Worker) recall(ctx context.Context, j *job) (result, bool) {
 	}
 	call, cancel := context.WithTimeout(ctx, callPatience)
 	defer cancel()
-	if o, err := w.records.Outcome(call, j.request.Batch, j.request.ID, j.request.Gen); err == nil {
+	o, err := w.records.Outcome(call, j.request.Batch, j.request.ID, j.request.Gen)
+	if err == nil || errors.Is(err, queue.ErrUnreadable) {
 		// Whoever recorded it did not live to acknowledge.
 		return result{outcome: &o, recorded: true}, true
 	}
 	entry, ok, err := w.records.Ledger(call, j.request)
-	if err != nil {
+	var newer *queue.VersionError
+	if errors.As(err, &newer) {
+		w.log.Warn("request with a ledger entry of a later version left for a newer worker", zap.Error(err))
+		return result{retry: &retry{after: w.options.NewerWait, silent: true}}, true
+	}
+	if err != nil && !errors.Is(err, queue.ErrUnreadable) {
 		// What stands there stays: this delivery leaves no trace.
 		w.log.Warn("cannot read the ledger, giving the request back", zap.Error(err))
 		return result{retry: &retry{after: w.options.BackoffMin, silent: true}}, true
@@ -153,8 +160,11 @@ func (w *Worker) sign(ctx context.Context, r queue.Request, e queue.Entry) (sign
 	defer func() {
 		waited = clock.Waited()
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic while signing: %v", p)
-			w.log.Error("panic while signing", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()), zap.String("reference", r.Reference))
+			err = &sign.PanicError{Value: p, Stack: debug.Stack()}
+		}
+		var panicked *sign.PanicError
+		if errors.As(err, &panicked) {
+			w.log.Error("panic while signing", zap.Any("panic", panicked.Value), zap.ByteString("stack", panicked.Stack), zap.String("reference", r.Reference))
 		}
 		if cause := context.Cause(ctx); err != nil && cause != nil {
 			// What an aborted call says matters less than why it was aborted.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -63,6 +64,18 @@ func (w *Worker) settle(ctx context.Context, j *job, r result, began time.Time, 
 func (w *Worker) record(ctx context.Context, o queue.Outcome) (stored queue.Outcome, ok bool) {
 	ok = w.persist(ctx, "cannot record an outcome, trying again", func(call context.Context) (err error) {
 		stored, err = w.records.Record(call, o)
+		switch {
+		case errors.Is(err, queue.ErrTooLarge) && len(o.Digests) > 0:
+			// The signatures are where they belong; only their list has no room.
+			w.log.Error("outcome recorded without its signatures, they are too many for a message",
+				zap.String("reference", o.Reference), zap.Int("signatures", len(o.Digests)))
+			o.Digests = nil
+			stored, err = w.records.Record(call, o)
+		case errors.Is(err, queue.ErrUnreadable):
+			// The request has its one outcome, whatever it says.
+			w.log.Error("an outcome that cannot be read is recorded already, and stays", zap.Error(err))
+			stored, err = o, nil
+		}
 		return err
 	})
 	return stored, ok
@@ -72,6 +85,9 @@ func (w *Worker) bury(ctx context.Context, j *job, o queue.Outcome) bool {
 	letter := queue.DeadLetter{
 		Request: j.request, Class: o.Class, Error: o.Error,
 		Attempts: o.Attempts, Worker: o.Worker, DiedAt: o.FinishedAt,
+	}
+	if j.err != nil {
+		letter.Body = j.delivery.Body() // all there is of what was asked
 	}
 	return w.persist(ctx, "cannot store a dead letter, trying again", func(call context.Context) error {
 		return w.records.Bury(call, letter)

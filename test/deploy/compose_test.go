@@ -17,6 +17,7 @@ func TestComposeFileIsValid(t *testing.T) {
 	project, err := options.LoadProject(t.Context())
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"nats", "registry", "worker"}, project.ServiceNames())
+	require.Contains(t, project.Configs["nats.conf"].Content, "sync_interval: always")
 	worker, err := project.GetService("worker")
 	require.NoError(t, err)
 	require.Len(t, worker.Secrets, 2)

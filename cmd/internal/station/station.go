@@ -109,7 +109,7 @@ func checkPolicy(s config.Signing, log *zap.Logger) error {
 		}
 	}
 	if file == "" {
-		log.Debug("no policy file anywhere: nothing is evaluated")
+		log.Info("no policy file anywhere: no image is held to one before it is signed")
 		return nil
 	}
 	return policy.Check(file)

@@ -1,0 +1,92 @@
+package submit_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/signfleet/signfleet/internal/queue"
+	"github.com/signfleet/signfleet/internal/queue/queuetest"
+	"github.com/signfleet/signfleet/internal/submit"
+)
+
+// A server that loses power may lose what it acknowledged: here, three requests
+// of four, whose messages are gone and have left no outcome.
+func TestRequestsThatTheServerLostArePublishedAgain(t *testing.T) {
+	t.Parallel()
+	server := queuetest.StartServer(t)
+	conn := queuetest.Connect(t, server, queue.Options{Partitions: 2, AckWait: 30 * time.Second})
+	o := optionsFor(writeList(t, manyLines(4)...))
+	o.Batch, o.CheckEvery = "nightly", 50*time.Millisecond
+	require.NoError(t, open(t, conn, o).Publish(t.Context()))
+	lane := conn.BulkLane()
+	for left := 4; left > 0; {
+		deliveries, err := lane.Next(t.Context(), left)
+		require.NoError(t, err)
+		for _, d := range deliveries {
+			if d.Request.Seq == 2 {
+				_, err := conn.Record(t.Context(), outcomeOf(d.Request, queue.Signed))
+				require.NoError(t, err)
+			}
+			require.NoError(t, d.Done(t.Context()))
+		}
+		left -= len(deliveries)
+	}
+	// The new server does not remember the message ids either.
+	queuetest.Restart(t, server)
+
+	w := serve(t, conn, nil)
+	s := open(t, conn, o)
+	require.NoError(t, s.Run(t.Context()))
+	report, err := s.Report(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 4, report.Signed)
+	require.Empty(t, report.Failures)
+	require.Equal(t, map[int]int{1: 1, 3: 1, 4: 1}, w.stop(t))
+}
+
+// A request that no worker could read has an outcome without a seq and without
+// a line; its line is on the failed list all the same.
+func TestOutcomeWithoutASeqHasItsLine(t *testing.T) {
+	t.Parallel()
+	conn := newQueue(t)
+	s := open(t, conn, optionsFor(writeList(t, "r.example/app:1", "r.example/app:2")))
+	serve(t, conn, func(r queue.Request) queue.Outcome {
+		if r.Seq == 2 {
+			return queue.Outcome{Verdict: queue.Signed}
+		}
+		_, err := conn.Record(t.Context(), queue.Outcome{
+			ID: r.ID, Batch: r.Batch, Verdict: queue.Dead, Class: "invalid-request", Error: "unreadable", Worker: "stub",
+		})
+		require.NoError(t, err)
+		return queue.Outcome{Verdict: queue.Signed} // refused: there is one
+	})
+	require.NoError(t, s.Run(t.Context()))
+	report, err := s.Report(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, submit.Tally{Signed: 1, Dead: 1}, report.Tally)
+	require.Len(t, report.Failures, 1)
+	require.Equal(t, "r.example/app:1", report.Failures[0].Line)
+}
+
+// A batch that has had its report is not run again, but its report can be had.
+func TestFinishedBatch(t *testing.T) {
+	t.Parallel()
+	conn := newQueue(t)
+	serve(t, conn, nil)
+	o := optionsFor(writeList(t, "r.example/app:1"))
+	o.Batch = "nightly"
+	s := open(t, conn, o)
+	require.NoError(t, s.Run(t.Context()))
+	require.NoError(t, s.Finish(t.Context()))
+
+	_, err := submit.Open(t.Context(), conn, o)
+	require.ErrorIs(t, err, submit.ErrFinished)
+	o.Resume = true
+	s = open(t, conn, o)
+	require.NoError(t, s.Run(t.Context()))
+	report, err := s.Report(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, report.Signed)
+}
