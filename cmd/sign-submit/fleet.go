@@ -16,7 +16,7 @@ import (
 // what becomes of it. When interrupted it leaves everything to them.
 func submitToFleet(ctx context.Context, s *settings, std streams) error {
 	conn, err := queue.Connect(ctx, queue.Options{
-		URL: s.NATSURL, Name: "sign-submit", Partitions: s.Partitions,
+		URL: s.NATSURL, Name: "sign-submit",
 		OnDisconnect: func(err error) { s.log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
 		OnReconnect:  func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) },
 	})

@@ -48,7 +48,12 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 		return err
 	}
 	defer conn.Close()
-	w, err := st.Worker(conn, limits)
+	// Other submissions on this machine may sign the same images.
+	locks, err := embedded.NewLocker(conn.Locker(limits.Name), locksDir(dir))
+	if err != nil {
+		return err
+	}
+	w, err := st.Worker(conn, limits, station.Locks(locks.Lock))
 	if err != nil {
 		return program.UsageError{Err: err}
 	}

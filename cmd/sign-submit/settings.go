@@ -33,7 +33,6 @@ type settings struct {
 	StateDir       string   `mapstructure:"state-dir"`
 	Batch          string   `mapstructure:"batch"`
 	Resume         string   `mapstructure:"resume"`
-	Partitions     int      `mapstructure:"partitions"`
 
 	source *config.Source
 	log    *zap.Logger
@@ -54,7 +53,6 @@ func defineFlags(flags *pflag.FlagSet) {
 	flags.String("state-dir", "", "`directory` of the submissions that sign in this process; default: signfleet under $XDG_STATE_HOME")
 	flags.String("batch", "", "with --nats-url: `name` of the batch; default: one is made up")
 	flags.String("resume", "", "with --nats-url: go on with this `batch`")
-	flags.Int("partitions", 16, "with --nats-url: queues of the bulk lane, as the workers have it")
 	config.SigningFlags(flags, station.Defaults(defaultMaxWait))
 }
 
@@ -174,6 +172,9 @@ func platforms(systems, architectures []string) []string {
 func (s *settings) copyList(stdin io.Reader) error {
 	from := stdin
 	if s.File != "-" {
+		if info, err := os.Stat(s.File); err == nil && info.IsDir() {
+			return fmt.Errorf("image list %s: it is a directory", s.File)
+		}
 		list, err := os.Open(s.File)
 		if err != nil {
 			return fmt.Errorf("image list: %w", err)

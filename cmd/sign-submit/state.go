@@ -48,6 +48,9 @@ func stateDir(root string, identity []string) string {
 	return filepath.Join(root, hex.EncodeToString(h.Sum(nil))[:32])
 }
 
+// locksDir is where the submissions beside this one have their locks too.
+func locksDir(stateDir string) string { return filepath.Join(filepath.Dir(stateDir), "locks") }
+
 // markFinished notes when a submission got its report.
 func markFinished(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, finishedMark), nil, 0o600); err != nil {

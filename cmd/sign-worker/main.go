@@ -66,7 +66,7 @@ type settings struct {
 func defineFlags(flags *pflag.FlagSet) {
 	config.SigningFlags(flags, station.Defaults(worker.DefaultOptions().MaxWait))
 	flags.Int("event-jobs", -1, "images of the event lane signed at once, beside --jobs; -1 means a quarter of --jobs")
-	flags.Int("partitions", 16, "queues of the bulk lane; the same for all workers and submitters of a fleet")
+	flags.Int("partitions", 16, "queues of the bulk lane; the same for all workers of a fleet")
 }
 
 // readSettings reads and checks what can be checked without a server.
@@ -122,7 +122,7 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 		return err
 	}
 	defer conn.Close()
-	w, err := st.Worker(conn, limits)
+	w, err := st.Worker(conn, limits, station.Locks(conn.Locker(limits.Name).Lock))
 	if err != nil {
 		return program.UsageError{Err: err}
 	}

@@ -90,10 +90,26 @@ func (s *Source) refuseUnknown() error {
 		}
 	}
 	if len(unknown) == 0 {
-		return nil
+		return s.refuseBareDurations()
 	}
 	slices.Sort(unknown)
 	return fmt.Errorf("configuration %s: unknown key %s: keys are called as the flags are", s.File, strings.Join(unknown, ", "))
+}
+
+// refuseBareDurations names the first time in the file that has no unit: a bare
+// number would be taken for nanoseconds.
+func (s *Source) refuseBareDurations() error {
+	var err error
+	s.flags.VisitAll(func(flag *pflag.Flag) {
+		if err != nil || flag.Value.Type() != "duration" || !s.v.InConfig(flag.Name) || s.flags.Changed(flag.Name) {
+			return
+		}
+		switch n := s.v.Get(flag.Name).(type) {
+		case int, int64, float64:
+			err = fmt.Errorf("configuration %s: %s: %v has no unit: write %vs or %vm", s.File, flag.Name, n, n, n)
+		}
+	})
+	return err
 }
 
 // Given reports whether a setting was given: by a flag or the environment, or

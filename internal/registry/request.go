@@ -147,6 +147,9 @@ func (e *endpoint) failure(ctx context.Context, q request, asked *url.URL, err e
 
 // newNoAnswer is the error of a request that got no answer, or not all of it.
 func newNoAnswer(ctx context.Context, q request, asked *url.URL, reason error) *Error {
+	if speaksPlainHTTP(reason) {
+		reason = fmt.Errorf("%w: it speaks plain http, which only registries.conf (insecure) or tls-verify=false allows", reason)
+	}
 	e := &Error{Op: q.op, Method: q.method, URL: redactURL(asked), Err: reason}
 	e.outcomeUnknown = callOf(ctx).written.Load()
 	if ctx.Err() != nil {

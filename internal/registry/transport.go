@@ -131,7 +131,10 @@ func leavesTLS(from, to *url.URL) bool {
 
 // wrongScheme reports that err is how a server that speaks plain http answers
 // https, or how a host does that has no https at all.
-func wrongScheme(err error) bool {
+func wrongScheme(err error) bool { return speaksPlainHTTP(err) || isRefused(err) }
+
+// speaksPlainHTTP reports that err is how a server that speaks plain http answers https.
+func speaksPlainHTTP(err error) bool {
 	var notTLS tls.RecordHeaderError
-	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &notTLS) || isRefused(err)
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &notTLS)
 }

@@ -77,7 +77,10 @@ func (s *store) Manifest(ctx context.Context, reference string) (registry.Manife
 
 func (s *store) PutManifest(ctx context.Context, reference, mediaType string, body []byte, begin registry.BeginWrite) error {
 	if s.turn > 0 {
-		time.Sleep(s.turn) // of the bubble
+		select {
+		case <-time.After(s.turn):
+		case <-ctx.Done():
+		}
 	}
 	end, err := begin()
 	if err != nil {

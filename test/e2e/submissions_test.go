@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -51,35 +52,49 @@ func TestSameSubmissionTwiceAtOnceIsRefused(t *testing.T) {
 	requireSignatures(t, 1, pusher, image, image.Digest)
 }
 
+// Two submissions with a key each meet at one attachment: the second comes while
+// the first is between its read and its write. Both signatures stay, by the
+// locks alone.
 func TestTwoSubmissionsAtOnce(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	proxy, pusher := viaProxy(t)
-	image, err := pusher.Single(t.Context(), repository(t)+":1.0", "linux/amd64")
+	image, err := pusher.Index(t.Context(), repository(t)+":1.0", "linux/amd64", "linux/arm64")
 	require.NoError(t, err)
 	other, err := peers.GenerateKey(t.Context(), t.TempDir(), "other")
 	require.NoError(t, err)
 	list := m.list(image.Reference)
-	hold := make(chan struct{})
-	proxy.SetFault(func(n int, _ *http.Request) peers.Fault {
-		if n == 0 {
-			return peers.Fault{Hold: hold} // the first submission waits, the second passes
+	flags := []string{"--file", list, "--failed", m.failed(), "--tls-verify=false", "--skip-login", "--confirm-writes", "never"}
+	writing, met, hold := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var firstWrite, secondRead sync.Once
+	proxy.SetFault(func(_ int, r *http.Request) peers.Fault {
+		select {
+		case <-writing:
+			if strings.HasSuffix(r.URL.Path, "/manifests/1.0") {
+				secondRead.Do(func() { close(met) })
+			}
+		default:
+		}
+		if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, ".sig") {
+			firstWrite.Do(func() { close(writing) })
+			return peers.Fault{Hold: hold}
 		}
 		return peers.Fault{}
 	})
-	arrived := proxy.Arrived()
-	first := m.start("sign-submit", m.embedded(list, "--skip-login")...)
-	first.within(arrived, "the first request")
-
-	second := m.run("sign-submit", append(m.key(other), "--file", list, "--failed", m.failed(),
-		"--tls-verify=false", "--skip-login")...)
-
-	require.Zero(t, second.code, second)
+	first := m.start("sign-submit", append(m.key(m.w.key), flags...)...)
+	first.within(writing, "the first write")
+	second := m.start("sign-submit", append(m.key(other), flags...)...)
+	second.within(met, "the second's first read")
 	close(hold)
-	r := first.wait()
-	require.Zero(t, r.code, r)
-	requireSigned(t, m.w.registry.Access(), m.w.key.Public, image.Reference, image.ByDigest())
-	requireSigned(t, m.w.registry.Access(), other.Public, image.Reference, image.ByDigest())
+
+	for _, p := range []*program{first, second} {
+		r := p.wait()
+		require.Zero(t, r.code, r)
+	}
+	for _, digest := range []string{image.ByDigest(), image.Child("linux/amd64"), image.Child("linux/arm64")} {
+		requireSigned(t, m.w.registry.Access(), m.w.key.Public, digest)
+		requireSigned(t, m.w.registry.Access(), other.Public, digest)
+	}
 	requireSignatures(t, 2, pusher, image, image.Digest)
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,11 +49,39 @@ func Run(command *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	command.SetOut(stdout)
 	command.SetErr(stderr)
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop) // the next signal has its usual effect
-
 	return exitStatus(command.Name(), command.ExecuteContext(ctx), stderr)
+}
+
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM. The
+// second ends the process, also where the shell that started it has it ignore
+// signals, as shells do with what runs in the background.
+func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	stopped := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for first := true; ; first = false {
+			select {
+			case <-stopped:
+				return
+			case <-signals:
+				if !first {
+					os.Exit(ExitInterrupted) //nolint:forbidigo // at once is what the second signal means
+				}
+				cancel()
+			}
+		}
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		close(stopped)
+		watching.Wait()
+		cancel()
+	}
 }
 
 // exitStatus turns the end of a run into the program's, and tells the reason

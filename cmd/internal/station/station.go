@@ -115,11 +115,12 @@ func checkPolicy(s config.Signing, log *zap.Logger) error {
 	return policy.Check(file)
 }
 
-// Worker returns a worker loop on conn that signs at this station.
-func (s *Station) Worker(conn *queue.Conn, o worker.Options) (*worker.Worker, error) {
+// Worker returns a worker loop on conn that signs at this station, under locks
+// of the kind it is given.
+func (s *Station) Worker(conn *queue.Conn, o worker.Options, locks sign.Locker) (*worker.Worker, error) {
 	signer, err := sign.New(sign.Options{
 		Registry:      s.Registry,
-		Locker:        locker{conn.Locker(o.Name)},
+		Locker:        locks,
 		Keys:          []*sign.Key{s.Key},
 		ConfirmWrites: sign.ConfirmWrites(s.settings.ConfirmWrites),
 		Format:        sign.Format(s.settings.Format),
@@ -134,13 +135,18 @@ func (s *Station) Worker(conn *queue.Conn, o worker.Options) (*worker.Worker, er
 // Close ends idle connections to registries.
 func (s *Station) Close() { s.Registry.Close() }
 
-// locker fits the queue's locks to what signing asks for.
-type locker struct{ *queue.Locker }
+// Locks fits a locker, of a fleet or of a single process, to what signing asks for.
+func Locks[L sign.Lease](lock func(ctx context.Context, name string) (L, error)) sign.Locker {
+	return locker[L](lock)
+}
 
-func (l locker) Lock(ctx context.Context, name string) (sign.Lease, error) {
-	lease, err := l.Locker.Lock(ctx, name)
+type locker[L sign.Lease] func(ctx context.Context, name string) (L, error)
+
+// Lock waits for its turn.
+func (l locker[L]) Lock(ctx context.Context, name string) (sign.Lease, error) {
+	lease, err := l(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, err // not a lease that is a nil pointer
 	}
 	return lease, nil
 }
