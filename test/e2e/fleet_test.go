@@ -111,8 +111,10 @@ func TestFleetGoesOnWithoutItsSubmitter(t *testing.T) {
 	require.Contains(t, r.stderr, "--resume nightly")
 
 	newMachine(t).worker(server)
-	command := strings.Fields(r.stderr[strings.LastIndex(r.stderr, "sign-submit --nats-url"):])
-	r = m.run(command[0], command[1:]...)
+	require.Equal(t, lines, m.failedLines(), "what has no outcome is on the list until then")
+	_, command, _ := strings.Cut(r.stderr, "\n  sign-submit ")
+	command, _, _ = strings.Cut(command, "\n")
+	r = m.run("sign-submit", strings.Fields(command)...)
 	require.Zero(t, r.code, r)
 	requireAllSigned(t, m.w, m.w.pusher, images)
 }
