@@ -3,7 +3,6 @@ package queue_test
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -220,18 +219,9 @@ func TestTheFirstLockOfAConnectionWaitsForTheServerToo(t *testing.T) {
 	t.Parallel()
 	srv, _ := newQueue(t, queue.Options{})
 	fresh := stranger(t, srv, queue.Options{})
-	config := *srv.JetStreamConfig()
-	config.StoreDir = filepath.Dir(config.StoreDir)
-	require.NoError(t, srv.DisableJetStream())
-	received := func() int64 {
-		info, err := srv.Varz(nil)
-		require.NoError(t, err)
-		return info.InMsgs
-	}
-	before := received()
+	again := queuetest.Stop(t, srv)
 	waiter := locked(t, fresh, "x")
-	eventually(t, func() bool { return received() >= before+3 }, "nothing asked")
-	require.NoError(t, srv.EnableJetStream(&config))
+	again()
 	lease := <-waiter
 	require.NotNil(t, lease)
 	require.NoError(t, lease.Unlock())
