@@ -21,7 +21,7 @@ func submitToFleet(ctx context.Context, s *settings, std streams) error {
 		OnReconnect:  func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) },
 	})
 	if err != nil {
-		return err
+		return interruptedOr(ctx, err)
 	}
 	defer conn.Close()
 	o := s.submission()
@@ -33,51 +33,79 @@ func submitToFleet(ctx context.Context, s *settings, std streams) error {
 		if errors.Is(err, submit.ErrOtherList) || errors.Is(err, submit.ErrFinished) {
 			return program.UsageError{Err: err}
 		}
-		return err
+		return interruptedOr(ctx, err)
 	}
 	say(std.err, "batch %s\n", submission.Batch())
 	if err := submission.BadLines(); err != nil {
 		return err
 	}
+	stopTelling := context.AfterFunc(ctx, func() {
+		say(std.err, "interrupted: nothing is cancelled, the workers go on with what they were given; to go on from here:\n%s\n", resumeHint(s, submission.Batch()))
+	})
+	defer stopTelling()
 	runErr := submission.Run(ctx)
 	progress.end()
 	return concludeFleet(ctx, runErr, submission, s, std)
 }
 
+// interruptedOr is err, or the interruption that brought it about.
+func interruptedOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Canceled
+	}
+	return err
+}
+
 // concludeFleet reports on a submission that is done, was interrupted or could
-// not go on; in the last two cases it says how to.
+// not go on.
 func concludeFleet(ctx context.Context, runErr error, submission *submit.Submission, s *settings, std streams) error {
 	interrupted := ctx.Err() != nil
 	report, err := conclude(ctx, submission, s, std)
-	if err == nil && report.NotDone == 0 {
+	switch {
+	case err == nil && report.NotDone == 0:
 		return failures(report)
-	}
-	if interrupted {
-		say(std.err, "interrupted: nothing is cancelled, the workers go on with what they were given; to go on from here:\n  %s\n", resumeCommand(s, submission.Batch()))
+	case interrupted:
 		return interruption(std, err)
+	case runErr == nil && err == nil:
+		return errFailures // it had finished, and its outcomes are no longer kept
 	}
-	say(std.err, "to go on from here:\n  %s\n", resumeCommand(s, submission.Batch()))
+	say(std.err, "to go on from here:\n%s\n", resumeHint(s, submission.Batch()))
 	return errors.Join(runErr, err)
 }
 
-// resumeCommand is the command line that goes on with a batch: it repeats what
-// was given as flags, but for passwords.
+// resumeHint is the command line that goes on with a batch, and what its reader
+// has to add to it.
+func resumeHint(s *settings, batch string) string {
+	hint := "  " + resumeCommand(s, batch)
+	if queue.RedactURL(s.NATSURL) != s.NATSURL {
+		hint += "\n(with the credentials of the NATS server in the place of xxxxx)"
+	}
+	if s.File == "-" || strings.HasPrefix(s.File, "/dev/") {
+		hint += "\n(and with the same list in " + s.File + " again)"
+	}
+	return hint
+}
+
+// resumeCommand is the command line that goes on with a batch: it repeats all
+// settings that were given, but for passwords.
 func resumeCommand(s *settings, batch string) string {
 	words := []string{"sign-submit"}
-	s.source.VisitChanged(func(name, value string) {
+	s.source.VisitGiven(func(name, value string) {
 		switch name {
 		case "batch", "resume", "jobs", "skip-login", "state-dir":
 			return
 		case "nats-url":
 			value = queue.RedactURL(value)
 		}
-		words = append(words, "--"+name, value)
+		words = append(words, shellWord("--"+name+"="+value))
 	})
-	words = append(words, "--resume", batch)
-	for i, word := range words {
-		if word == "" || strings.ContainsAny(word, " \t\n'\"\\$&;|<>()*?[]#~`!{}") {
-			words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-		}
+	return strings.Join(append(words, "--resume", batch), " ")
+}
+
+// shellWord quotes a word for a shell, where it needs that.
+func shellWord(word string) string {
+	if !strings.ContainsAny(word, " \t\n'\"\\$&;|<>()*?[]#~`!{}") {
+		return word
 	}
-	return strings.Join(words, " ")
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -112,8 +112,11 @@ func concludeHere(ctx context.Context, workErr error, submission *submit.Submiss
 		return errors.Join(markFinished(dir), failures(report))
 	}
 	say(std.err, "what is done is remembered: the same command goes on where this one stopped\n")
-	if interrupted {
+	switch {
+	case interrupted:
 		return interruption(std, err)
+	case err == nil:
+		return errFailures
 	}
 	return err
 }

@@ -13,19 +13,31 @@ import (
 	"github.com/signfleet/signfleet/internal/submit"
 )
 
-// concludePatience bounds the report of a submission that was interrupted.
-const concludePatience = time.Minute
+// How long a report may take, also that of a submission that was interrupted,
+// and of one whose server may be away.
+const (
+	concludePatience      = time.Minute
+	concludeFleetPatience = 10 * time.Second
+)
 
 // conclude writes the failed list of a submission, says how it ended, and closes
 // its batch when nothing is left to do. The end of ctx does not keep it from that.
 func conclude(ctx context.Context, submission *submit.Submission, s *settings, std streams) (submit.Report, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludePatience)
+	patience := concludePatience
+	if ctx.Err() != nil && s.NATSURL != "" {
+		patience = concludeFleetPatience
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	report, err := submission.Report(ctx)
 	if err != nil {
 		return submit.Report{}, err
 	}
 	printReport(std.out, report)
+	if report.NotDone > 0 && submit.SameFile(s.Failed, s.File) {
+		say(std.out, "failed list: not written, since it would replace the list that there is to go on with\n")
+		return report, nil
+	}
 	if err := submit.WriteFailed(s.Failed, report); err != nil {
 		return report, err
 	}

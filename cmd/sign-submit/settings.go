@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +37,7 @@ type settings struct {
 
 	source *config.Source
 	log    *zap.Logger
-	list   *os.File // a copy of the list that nobody else can change
+	list   io.ReaderAt // a copy of the list that nobody else can change
 }
 
 // defaultMaxWait is shorter than the daemon's: somebody waits for the end.
@@ -166,9 +167,12 @@ func platforms(systems, architectures []string) []string {
 	return all
 }
 
-// copyList copies the list to a file of our own: it is read several times, may
-// come from a pipe, and must stay the same to the end. The file has no name, so
-// nothing of it is left however the program ends.
+// listInMemory is the length from which on a list is copied to a file.
+const listInMemory = 4 << 20
+
+// copyList makes a copy of the list: it is read several times, may come from a
+// pipe, and must stay the same to the end. A file for it has no name, so nothing
+// of it is left however the program ends.
 func (s *settings) copyList(stdin io.Reader) error {
 	from := stdin
 	if s.File != "-" {
@@ -182,6 +186,18 @@ func (s *settings) copyList(stdin io.Reader) error {
 		defer list.Close() //nolint:errcheck // only read
 		from = list
 	}
+	head, err := io.ReadAll(io.LimitReader(from, listInMemory))
+	if err != nil {
+		return fmt.Errorf("image list %s: %w", s.File, err)
+	}
+	if s.list = bytes.NewReader(head); len(head) < listInMemory {
+		return nil
+	}
+	return s.copyToFile(head, from)
+}
+
+// copyToFile is for lists that are too long to be held in memory.
+func (s *settings) copyToFile(head []byte, rest io.Reader) error {
 	copied, err := os.CreateTemp("", "sign-submit-*")
 	if err != nil {
 		return fmt.Errorf("copy the image list: %w", err)
@@ -190,11 +206,16 @@ func (s *settings) copyList(stdin io.Reader) error {
 	if err := os.Remove(copied.Name()); err != nil {
 		return errors.Join(fmt.Errorf("copy the image list: %w", err), s.cleanup())
 	}
-	if _, err := io.Copy(copied, from); err != nil {
+	if _, err := io.Copy(copied, io.MultiReader(bytes.NewReader(head), rest)); err != nil {
 		return errors.Join(fmt.Errorf("image list %s: %w", s.File, err), s.cleanup())
 	}
 	return nil
 }
 
 // cleanup gives up the copy of the list.
-func (s *settings) cleanup() error { return s.list.Close() }
+func (s *settings) cleanup() error {
+	if file, ok := s.list.(io.Closer); ok {
+		return file.Close()
+	}
+	return nil
+}

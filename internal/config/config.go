@@ -106,6 +106,9 @@ func (s *Source) refuseBareDurations() error {
 		}
 		switch n := s.v.Get(flag.Name).(type) {
 		case int, int64, float64:
+			if s.v.GetDuration(flag.Name) == 0 {
+				return
+			}
 			err = fmt.Errorf("configuration %s: %s: %v has no unit: write %vs or %vm", s.File, flag.Name, n, n, n)
 		}
 	})
@@ -123,13 +126,16 @@ func (s *Source) Given(name string) bool {
 	return flag != nil && s.v.InConfig(name) && s.valueText(flag) != flag.DefValue
 }
 
-// VisitChanged calls visit for each flag that was given on the command line, in
-// the order of their names, with its value as one would write it there.
-func (s *Source) VisitChanged(visit func(name, value string)) {
-	s.flags.Visit(func(flag *pflag.Flag) {
-		value := flag.Value.String()
-		if list, ok := flag.Value.(pflag.SliceValue); ok {
-			value = strings.Join(list.GetSlice(), ",")
+// VisitGiven calls visit for each setting that was given, in the order of their
+// names, with its value as one would write it on the command line.
+func (s *Source) VisitGiven(visit func(name, value string)) {
+	s.flags.VisitAll(func(flag *pflag.Flag) {
+		if !s.Given(flag.Name) {
+			return
+		}
+		value := s.valueText(flag)
+		if flag.Value.Type() == "stringSlice" {
+			value = strings.Trim(value, "[]")
 		}
 		visit(flag.Name, value)
 	})

@@ -65,7 +65,7 @@ func CheckFailed(path, list string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("failed: the reasons would go to %s, where something else is (%w): give another name", details, err)
 	}
-	if err != nil && sameFile(path, list) {
+	if err != nil && SameFile(path, list) {
 		return fmt.Errorf("failed: %s is the image list, which would be replaced: give another name", path)
 	}
 	probe, err := os.CreateTemp(filepath.Dir(path), ".sign-failed-*")
@@ -91,7 +91,8 @@ func isDetails(path string) error {
 	return nil
 }
 
-func sameFile(a, b string) bool {
+// SameFile reports whether two paths lead to one file that is there.
+func SameFile(a, b string) bool {
 	first, err := os.Stat(a)
 	if err != nil {
 		return false

@@ -34,7 +34,7 @@ func TestRequestsThatTheServerLostArePublishedAgain(t *testing.T) {
 		left -= len(deliveries)
 	}
 	// The new server does not remember the message ids either.
-	queuetest.Restart(t, server)
+	conn = queuetest.Connect(t, queuetest.Restart(t, server), queue.Options{Partitions: 2, AckWait: 30 * time.Second})
 
 	w := serve(t, conn, nil)
 	s := open(t, conn, o)

@@ -102,7 +102,7 @@ func TestFleetGoesOnWithoutItsSubmitter(t *testing.T) {
 	first.signal(syscall.SIGTERM)
 	first.wait()
 	submission := m.start("sign-submit", "--file", m.list(lines...), "--nats-url", server.URL(),
-		"--failed", m.failed(), "--batch", "nightly")
+		"--failed", m.failed(), "--batch", "nightly", "--debug")
 	submission.says("nightly")
 
 	submission.signal(syscall.SIGINT)
