@@ -2,7 +2,10 @@ package submit
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/signfleet/signfleet/internal/queue"
 )
 
 // defaultCheckEvery is how often a waiting batch is checked for lost requests.
@@ -49,7 +52,7 @@ func (s *Submission) publishLost(ctx context.Context) error {
 		if err != nil {
 			return s.interrupted(ctx, publisher, err)
 		}
-		if s.tally.has(request.Seq) {
+		if s.tally.has(request.Seq) || s.hasUnreadable(ctx, request) {
 			continue
 		}
 		if err := publisher.Publish(ctx, request); err != nil {
@@ -59,7 +62,21 @@ func (s *Submission) publishLost(ctx context.Context) error {
 	if err := publisher.Flush(ctx); err != nil {
 		return s.interrupted(ctx, publisher, err)
 	}
-	return nil
+	return s.endIfDone()
+}
+
+// hasUnreadable counts a request as dead whose outcome is stored and cannot be
+// read: no other will ever take its place, and a follower is not told of it.
+func (s *Submission) hasUnreadable(ctx context.Context, r queue.Request) bool {
+	_, err := s.conn.Outcome(ctx, r.Batch, r.ID, r.Gen)
+	if !errors.Is(err, queue.ErrUnreadable) {
+		return false
+	}
+	s.add(queue.Outcome{
+		ID: r.ID, Batch: r.Batch, Seq: r.Seq, Line: r.Line, Reference: r.Reference,
+		Verdict: queue.Dead, Class: "internal", Error: err.Error(),
+	})
+	return true
 }
 
 // findPlaces reads the list for the seq of each request.

@@ -70,6 +70,39 @@ func TestOutcomeWithoutASeqHasItsLine(t *testing.T) {
 	require.Equal(t, "r.example/app:1", report.Failures[0].Line)
 }
 
+// An outcome that nobody can read is the only one its request will ever have:
+// the batch comes to its end all the same, with the line on the failed list.
+func TestOutcomeThatCannotBeReadEndsItsRequest(t *testing.T) {
+	t.Parallel()
+	server := queuetest.StartServer(t)
+	conn := queuetest.Connect(t, server, queue.Options{Partitions: 2, AckWait: 30 * time.Second})
+	o := optionsFor(writeList(t, manyLines(2)...))
+	o.CheckEvery = 50 * time.Millisecond
+	s := open(t, conn, o)
+	require.NoError(t, s.Publish(t.Context()))
+	lane := conn.BulkLane()
+	for left := 2; left > 0; {
+		deliveries, err := lane.Next(t.Context(), left)
+		require.NoError(t, err)
+		for _, d := range deliveries {
+			if r := d.Request; r.Seq == 1 {
+				queuetest.Publish(t, server, "sign.outcome."+r.Batch+"."+r.ID+".0", []byte("nonsense"))
+			} else {
+				_, err := conn.Record(t.Context(), outcomeOf(r, queue.Signed))
+				require.NoError(t, err)
+			}
+			require.NoError(t, d.Done(t.Context()))
+		}
+		left -= len(deliveries)
+	}
+	require.NoError(t, s.Run(t.Context()))
+	report, err := s.Report(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, submit.Tally{Signed: 1, Dead: 1}, report.Tally)
+	require.Len(t, report.Failures, 1)
+	require.Equal(t, manyLines(2)[0], report.Failures[0].Line)
+}
+
 // A batch that has had its report is not run again, but its report can be had.
 func TestFinishedBatch(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/signfleet/signfleet/internal/queue"
@@ -73,4 +74,15 @@ func Connect(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
 	t.Cleanup(conn.Close)
 	require.NoError(t, conn.Setup(t.Context()))
 	return conn
+}
+
+// Publish stores a message under a subject as somebody might who is no client
+// of the queue.
+func Publish(t testing.TB, srv *server.Server, subject string, data []byte) {
+	t.Helper()
+	nc, err := nats.Connect(srv.ClientURL())
+	require.NoError(t, err)
+	defer nc.Close()
+	_, err = nc.Request(subject, data, 10*time.Second)
+	require.NoError(t, err)
 }
