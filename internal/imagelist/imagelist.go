@@ -140,7 +140,7 @@ func readLine(number int, text string, cut bool, over override) (Line, bool) {
 // other than the tab do not separate words: they are refused later, by name.
 func splitWords(text string) (words []string, comment bool) {
 	words = strings.FieldsFunc(text, func(r rune) bool {
-		return r == '\t' || unicode.Is(unicode.Zs, r)
+		return r == ' ' || r == '\t' || r > unicode.MaxASCII && unicode.Is(unicode.Zs, r)
 	})
 	for i, word := range words {
 		if strings.HasPrefix(word, "#") || strings.HasPrefix(word, "//") {

@@ -90,6 +90,9 @@ func parseRegistry(host string) (string, error) {
 // apply puts the overrides into a completed reference. The reason is empty
 // unless the result is no reference any more.
 func (over override) apply(named dockerref.Named) (ref reference, reason string) {
+	if over == (override{}) {
+		return retag(named, named), ""
+	}
 	domain, path := dockerref.Domain(named), dockerref.Path(named)
 	project, rest, ok := strings.Cut(path, "/")
 	if !ok {

@@ -26,6 +26,7 @@ import (
 
 const (
 	defaultHostConcurrency = 16
+	defaultAnswerTimeout   = time.Minute
 	defaultUserAgent       = "signfleet"
 
 	// closeGrace bounds Close: a credential helper is a process that knows
@@ -45,7 +46,8 @@ type Options struct {
 	// https without verification, then plain http; true verifies always.
 	TLSVerify *bool
 
-	HostConcurrency int // requests at once to one host; 16 if zero
+	HostConcurrency int           // requests at once to one host; 16 if zero
+	AnswerTimeout   time.Duration // how long a host may take to answer a request; 1 min if zero
 	UserAgent       string
 
 	// Transport replaces our own connections and with them all of TLS.
@@ -72,6 +74,9 @@ func (o Options) Validate() error {
 	}
 	if o.HostConcurrency < 0 {
 		return fmt.Errorf("HostConcurrency: %d is negative", o.HostConcurrency)
+	}
+	if o.AnswerTimeout < 0 {
+		return fmt.Errorf("AnswerTimeout: %s is negative", o.AnswerTimeout)
 	}
 	if strings.ContainsAny(o.UserAgent, "\r\n") {
 		return errors.New("UserAgent: has a line break")
@@ -101,6 +106,9 @@ func New(o Options) (*Client, error) {
 	}
 	if o.HostConcurrency == 0 {
 		o.HostConcurrency = defaultHostConcurrency
+	}
+	if o.AnswerTimeout == 0 {
+		o.AnswerTimeout = defaultAnswerTimeout
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = defaultUserAgent

@@ -259,6 +259,24 @@ func TestWriteThatHangsIsOfUnknownOutcome(t *testing.T) {
 	require.False(t, factsOf(t, err).Network(), "it was not the network")
 }
 
+func TestAHostThatDoesNotAnswerIsKnownForDead(t *testing.T) {
+	t.Parallel()
+	r := registrytest.New(t)
+	o := machine(t)
+	o.AnswerTimeout = 50 * time.Millisecond
+	repository := repositoryOf(t, newClient(t, o), r, "team/app")
+	require.NoError(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil))
+	r.Fail(registrytest.Match{Method: "GET"}, registrytest.Fault{Hang: true})
+	before := len(r.Requests())
+	_, err := repository.Manifest(t.Context(), "v1")
+	require.True(t, factsOf(t, err).Network())
+	require.Len(t, r.Requests(), before+1, "what had its time is not sent again")
+	r.Fail(registrytest.Match{Method: "PUT"}, registrytest.Fault{Hang: true, Applied: true})
+	err = repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil)
+	require.True(t, factsOf(t, err).Network())
+	require.True(t, registry.OutcomeUnknown(err))
+}
+
 func TestWriteThatNeverLeftIsOfKnownOutcome(t *testing.T) {
 	t.Parallel()
 	closed := httptest.NewServer(http.NotFoundHandler())

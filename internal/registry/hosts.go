@@ -71,7 +71,7 @@ func (c *Client) newEndpoint(at target) (*endpoint, error) {
 			return nil, err
 		}
 		settings.InsecureSkipVerify = at.insecure
-		e.sender = newSendTransport(at.addr, settings, c.options.HostConcurrency)
+		e.sender = newSendTransport(at.addr, settings, c.options)
 	}
 	e.anonymous = &http.Client{
 		Transport:     newTransport(e.sender, c.slots, e.unsure),

@@ -355,6 +355,7 @@ func TestOptionsAreValidated(t *testing.T) {
 		"RegistriesConf":  {RegistriesConf: "/nowhere"},
 		"RegistriesDir":   {RegistriesDir: "/nowhere"},
 		"HostConcurrency": {HostConcurrency: -1},
+		"AnswerTimeout":   {AnswerTimeout: -1},
 		"UserAgent":       {UserAgent: "a\r\nb"},
 	} {
 		_, err := registry.New(o)

@@ -59,9 +59,12 @@ func (t *repeatTransport) worthRepeating(ctx context.Context, resp *http.Respons
 func (t *repeatTransport) connectionFailed(err error) bool {
 	var answered *Error
 	var certificate *tls.CertificateVerificationError
+	var slow interface{ Timeout() bool }
 	switch {
 	case errors.As(err, &answered), errors.As(err, &certificate):
 		return false
+	case errors.As(err, &slow) && slow.Timeout():
+		return false // it has had its time
 	case wrongScheme(err):
 		return isRefused(err) && !t.unsure()
 	}

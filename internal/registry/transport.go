@@ -40,13 +40,13 @@ type sendTransport struct {
 	foreign bool
 }
 
-func newSendTransport(addr string, settings *tls.Config, concurrency int) *sendTransport {
-	own := newConnections(settings, concurrency)
+func newSendTransport(addr string, settings *tls.Config, o Options) *sendTransport {
+	own := newConnections(settings, o)
 	others := own
 	if len(settings.Certificates) > 0 {
 		anonymous := settings.Clone()
 		anonymous.Certificates = nil
-		others = newConnections(anonymous, concurrency)
+		others = newConnections(anonymous, o)
 	}
 	return &sendTransport{addr: addr, own: own, others: others}
 }
@@ -54,15 +54,18 @@ func newSendTransport(addr string, settings *tls.Config, concurrency int) *sendT
 // newConnections keeps as many idle connections as there can be requests at
 // once. The number of open ones is bounded by the slots, which say so when
 // somebody waits.
-func newConnections(settings *tls.Config, concurrency int) *http.Transport {
+func newConnections(settings *tls.Config, o Options) *http.Transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        settings,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConnsPerHost:    concurrency,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         dialer.DialContext,
+		TLSClientConfig:     settings,
+		TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: o.HostConcurrency,
+		// A registry that takes connections and says nothing is known for dead
+		// long before the images that wait for it are out of time.
+		ResponseHeaderTimeout:  o.AnswerTimeout,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		DisableCompression:     true, // digests are of the bytes as stored
