@@ -5,8 +5,6 @@ import (
 	"errors"
 	"strings"
 
-	"go.uber.org/zap"
-
 	"github.com/signfleet/signfleet/cmd/internal/program"
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/submit"
@@ -15,19 +13,17 @@ import (
 // submitToFleet hands the list to the workers behind a NATS server and follows
 // what becomes of it. When interrupted it leaves everything to them.
 func submitToFleet(ctx context.Context, s *settings, std streams) error {
-	conn, err := queue.Connect(ctx, queue.Options{
-		URL: s.NATSURL, Name: "sign-submit",
-		OnDisconnect: func(err error) { s.log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
-		OnReconnect:  func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) },
-	})
+	conn, err := connect(ctx, s.NATSURL, queue.RoleSubmitter, s.log)
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
 	defer conn.Close()
 	o := s.submission()
 	progress := newProgress(std.err)
-	o.OnProgress = progress.show
-	o.OnPublished = func(total int) { say(std.err, "%d requests submitted, following their outcomes\n", total) }
+	if !s.Detach {
+		o.OnProgress = progress.show
+		o.OnPublished = func(total int) { say(std.err, "%d requests submitted, following their outcomes\n", total) }
+	}
 	submission, err := submit.Open(ctx, conn, o)
 	if err != nil {
 		if errors.Is(err, submit.ErrOtherList) || errors.Is(err, submit.ErrFinished) {
@@ -35,22 +31,45 @@ func submitToFleet(ctx context.Context, s *settings, std streams) error {
 		}
 		return interruptedOr(ctx, err)
 	}
-	say(std.err, "batch %s\n", submission.Batch())
+	defer submission.Close() //nolint:errcheck // a file without a name, and at its end
 	if err := submission.BadLines(); err != nil {
 		return err
 	}
+	if s.Detach {
+		return detach(ctx, submission, s, std)
+	}
+	say(std.err, "batch %s\n", submission.Batch())
 	stopTelling := context.AfterFunc(ctx, func() {
 		say(std.err, "interrupted: nothing is cancelled, the workers go on with what they were given; to go on from here:\n%s\n", resumeHint(s, submission.Batch()))
 	})
 	defer stopTelling()
+	told := tellWithoutWorkers(ctx, conn.Present, progress)
 	runErr := submission.Run(ctx)
+	told()
 	progress.end()
 	return concludeFleet(ctx, runErr, submission, s, std)
 }
 
+// detach submits the list and leaves it to the workers. What it prints is for
+// the commands that come after.
+func detach(ctx context.Context, submission *submit.Submission, s *settings, std streams) error {
+	if err := submission.Publish(ctx); err != nil {
+		say(std.err, "to go on from here:\n%s\n", resumeHint(s, submission.Batch()))
+		return interruptedOr(ctx, err)
+	}
+	if s.Output == outputJSON {
+		return printJSON(std.out, struct {
+			Batch    string `json:"batch"`
+			Requests int    `json:"requests"`
+		}{submission.Batch(), submission.Progress().Total})
+	}
+	say(std.out, "%s\n", submission.Batch())
+	return nil
+}
+
 // interruptedOr is err, or the interruption that brought it about.
 func interruptedOr(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return context.Canceled
 	}
 	return err
@@ -60,10 +79,10 @@ func interruptedOr(ctx context.Context, err error) error {
 // not go on.
 func concludeFleet(ctx context.Context, runErr error, submission *submit.Submission, s *settings, std streams) error {
 	interrupted := ctx.Err() != nil
-	report, err := conclude(ctx, submission, s, std)
+	end, err := conclude(ctx, submission, s, std)
 	switch {
-	case err == nil && report.NotDone == 0:
-		return failures(report)
+	case err == nil && end.NotDone == 0:
+		return failures(end)
 	case interrupted:
 		return interruption(std, err)
 	case runErr == nil && err == nil:
@@ -76,7 +95,7 @@ func concludeFleet(ctx context.Context, runErr error, submission *submit.Submiss
 // resumeHint is the command line that goes on with a batch, and what its reader
 // has to add to it.
 func resumeHint(s *settings, batch string) string {
-	hint := "  " + resumeCommand(s, batch)
+	hint := "  " + commandToGoOn(s, batch)
 	if queue.RedactURL(s.NATSURL) != s.NATSURL {
 		hint += "\n(with the credentials of the NATS server in the place of xxxxx)"
 	}
@@ -86,9 +105,9 @@ func resumeHint(s *settings, batch string) string {
 	return hint
 }
 
-// resumeCommand is the command line that goes on with a batch: it repeats all
+// commandToGoOn is the command line that goes on with a batch: it repeats all
 // settings that were given, but for passwords.
-func resumeCommand(s *settings, batch string) string {
+func commandToGoOn(s *settings, batch string) string {
 	words := []string{"sign-submit"}
 	s.source.VisitGiven(func(name, value string) {
 		switch name {

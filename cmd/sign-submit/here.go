@@ -5,6 +5,9 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/cmd/internal/program"
 	"github.com/signfleet/signfleet/cmd/internal/station"
@@ -18,14 +21,9 @@ import (
 // signHere signs the list in this process: with the queue and the worker loop
 // of a fleet, both of which live in the submission's own directory.
 func signHere(ctx context.Context, s *settings, std streams) error {
-	limits := station.Limits(s.Signing, config.WorkerName())
-	limits.EventJobs, limits.Heartbeat = 0, embeddedHeartbeat
-	if err := limits.Validate(); err != nil {
-		return program.UsageError{Err: err}
-	}
-	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: s.source, Stdin: std.in, Prompt: std.err, Log: s.log})
+	st, limits, err := stationHere(ctx, s.Signing, s.source, s.log, std)
 	if err != nil {
-		return program.UsageError{Err: err}
+		return err
 	}
 	defer st.Close()
 	asked := s.submission()
@@ -48,47 +46,79 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 		return err
 	}
 	defer conn.Close()
-	// Other submissions on this machine may sign the same images.
-	locks, err := embedded.NewLocker(conn.Locker(limits.Name), locksDir(dir))
+	w, err := workerHere(st, conn, dir, limits)
 	if err != nil {
 		return err
 	}
-	w, err := st.Worker(conn, limits, station.Locks(locks.Lock))
-	if err != nil {
-		return program.UsageError{Err: err}
-	}
-	submission, err := openHere(ctx, conn, asked, std)
+	submission, err := openHere(ctx, conn, asked, dir, std)
 	if err != nil {
 		return err
 	}
+	defer submission.Close() //nolint:errcheck // a file without a name, and at its end
 	if !s.SkipLogin {
 		wait := logIn(ctx, st.Registry, s, asked)
 		defer wait()
 	}
-	workErr := work(ctx, w, submission, std)
+	workErr := work(ctx, w, submission.Run, std)
 	return concludeHere(ctx, workErr, submission, s, std, dir)
+}
+
+// stationHere opens the key, and says how much is signed at once.
+func stationHere(ctx context.Context, signing config.Signing, source *config.Source, log *zap.Logger, std streams) (*station.Station, worker.Options, error) {
+	limits := station.Limits(signing, config.WorkerName())
+	limits.EventJobs, limits.Heartbeat = 0, embeddedHeartbeat
+	if err := limits.Validate(); err != nil {
+		return nil, limits, program.UsageError{Err: err}
+	}
+	st, err := station.New(ctx, station.Config{Settings: signing, Source: source, Stdin: std.in, Prompt: std.err, Log: log})
+	if err != nil {
+		return nil, limits, program.UsageError{Err: err}
+	}
+	return st, limits, nil
+}
+
+// workerHere is a worker on the queue of a state directory. Other submissions on
+// this machine may sign the same images.
+func workerHere(st *station.Station, conn *queue.Conn, dir string, limits worker.Options) (*worker.Worker, error) {
+	locks, err := embedded.NewLocker(conn.Locker(limits.Name), locksDir(dir))
+	if err != nil {
+		return nil, err
+	}
+	w, err := st.Worker(conn, limits, station.Locks(locks.Lock))
+	if err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	return w, nil
 }
 
 // openHere goes on with the batch that an earlier process left behind, or
 // begins one.
-func openHere(ctx context.Context, conn *queue.Conn, asked submit.Options, std streams) (*submit.Submission, error) {
+func openHere(ctx context.Context, conn *queue.Conn, asked submit.Options, dir string, std streams) (*submit.Submission, error) {
 	var err error
 	if asked.Batch, err = submit.Unfinished(ctx, conn); err != nil {
 		return nil, err
 	}
-	if asked.Batch != "" {
+	if asked.Batch == "" {
+		asked.Batch = queue.NewBatchID(time.Now())
+	} else {
 		say(std.err, "going on with batch %s\n", asked.Batch)
+	}
+	if err := noteBatch(dir, asked.Batch); err != nil {
+		return nil, err
 	}
 	submission, err := submit.Open(ctx, conn, asked)
 	if err != nil {
 		return nil, err
 	}
-	return submission, submission.BadLines()
+	if err := submission.BadLines(); err != nil {
+		return nil, errors.Join(err, submission.Close())
+	}
+	return submission, nil
 }
 
-// work runs the worker and the submission side by side until the batch is done.
-// When ctx ends, the worker finishes what it has in work.
-func work(ctx context.Context, w *worker.Worker, submission *submit.Submission, std streams) error {
+// work runs the worker and what follows its batch side by side until that is
+// done. When ctx ends, the worker finishes what it has in work.
+func work(ctx context.Context, w *worker.Worker, follow func(context.Context) error, std streams) error {
 	working, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
 	drained := make(chan error, 1)
@@ -96,7 +126,7 @@ func work(ctx context.Context, w *worker.Worker, submission *submit.Submission, 
 	stopTelling := context.AfterFunc(ctx, func() {
 		say(std.err, "interrupted: finishing the images in work; once more to stop at once\n")
 	})
-	err := submission.Run(ctx)
+	err := follow(ctx)
 	stopTelling()
 	stopWorking()
 	return errors.Join(unlessInterrupted(ctx, err), <-drained)
@@ -106,10 +136,10 @@ func work(ctx context.Context, w *worker.Worker, submission *submit.Submission, 
 // not go on: whatever ended the work, what failed or was not done is written.
 func concludeHere(ctx context.Context, workErr error, submission *submit.Submission, s *settings, std streams, dir string) error {
 	interrupted := ctx.Err() != nil
-	report, err := conclude(ctx, submission, s, std)
+	end, err := conclude(ctx, submission, s, std)
 	err = errors.Join(workErr, err)
-	if err == nil && report.NotDone == 0 {
-		return errors.Join(markFinished(dir), failures(report))
+	if err == nil && end.NotDone == 0 {
+		return errors.Join(markFinished(dir), failures(end))
 	}
 	say(std.err, "what is done is remembered: the same command goes on where this one stopped\n")
 	switch {

@@ -29,8 +29,8 @@ in its state directory what was done, and goes on there when it was interrupted
 and is started again with the same list and options.
 
 With --nats-url it hands the list to the sign-workers of that NATS server and
-follows what becomes of it. Keys, policy and access to registries are then
-those of the workers.
+follows what becomes of it; with --detach it leaves that to sign-submit wait.
+Keys, policy and access to registries are then those of the workers.
 
 The list has one image a line: registry/project/name:tag, with or without its
 parts, or a digest. Lines that begin with # or // are comments. Of a line of the
@@ -47,7 +47,8 @@ settings, 130 interrupted.`
 
 const example = `  sign-submit --file images.txt --sigstore-key cosign.key --arch amd64,arm64
   sign-submit --file images.txt --sigstore-key cosign.key --registry registry.example.org --project mirror
-  sign-submit --file images.txt --nats-url nats://nats.example.org:4222`
+  sign-submit --file images.txt --nats-url nats://nats.example.org:4222
+  sign-submit --file images.txt --nats-url nats://nats.example.org:4222 --batch nightly --detach`
 
 // streams are where the program reads and writes.
 type streams struct {
@@ -59,13 +60,15 @@ type streams struct {
 func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	std := streams{in: stdin, out: stdout, err: stderr}
 	command := &cobra.Command{
-		Use:     "sign-submit --file LIST --sigstore-key FILE | --nats-url URL",
-		Short:   "Sign the container images of a list",
-		Long:    long,
-		Example: example,
-		Version: station.Version(),
+		Use:                        "sign-submit --file LIST --sigstore-key FILE | --nats-url URL",
+		Short:                      "Sign the container images of a list",
+		Long:                       long,
+		Example:                    example,
+		Version:                    station.Version(),
+		Args:                       noArguments,
+		SuggestionsMinimumDistance: 2,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := readSettings(cmd.Flags(), std)
+			s, err := readSettings(cmd.Context(), cmd.Flags(), std)
 			if err != nil {
 				return err
 			}
@@ -77,6 +80,10 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		},
 	}
 	defineFlags(command.Flags())
+	command.AddCommand(
+		statusCommand(std), waitCommand(std), failedCommand(std), resultsCommand(std), retryCommand(std),
+		cancelCommand(std), pauseCommand(std), resumeCommand(std), batchesCommand(std),
+	)
 	return program.Run(command, args, stdout, stderr)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strconv"
@@ -22,7 +23,7 @@ const (
 
 // conclude writes the failed list of a submission, says how it ended, and closes
 // its batch when nothing is left to do. The end of ctx does not keep it from that.
-func conclude(ctx context.Context, submission *submit.Submission, s *settings, std streams) (submit.Report, error) {
+func conclude(ctx context.Context, submission *submit.Submission, s *settings, std streams) (ending, error) {
 	patience := concludePatience
 	if ctx.Err() != nil && s.NATSURL != "" {
 		patience = concludeFleetPatience
@@ -31,23 +32,25 @@ func conclude(ctx context.Context, submission *submit.Submission, s *settings, s
 	defer cancel()
 	report, err := submission.Report(ctx)
 	if err != nil {
-		return submit.Report{}, err
+		return ending{}, err
 	}
-	printReport(std.out, report)
+	defer report.Close() //nolint:errcheck // a file without a name, and at its end
+	end := ended(report)
 	if report.NotDone > 0 && submit.SameFile(s.Failed, s.File) {
-		say(std.out, "failed list: not written, since it would replace the list that there is to go on with\n")
-		return report, nil
+		say(std.err, "failed list: not written, since it would replace the list that there is to go on with\n")
+		return end, printReport(std.out, s.Output, end)
 	}
-	if err := submit.WriteFailed(s.Failed, report); err != nil {
-		return report, err
+	written := submit.WriteFailed(s.Failed, report)
+	if written == nil {
+		end = writtenTo(report, s.Failed)
 	}
-	if len(report.Failures) > 0 {
-		say(std.out, "failed list: %s, reasons: %s\n", s.Failed, submit.DetailsPath(s.Failed))
+	if err := errors.Join(printReport(std.out, s.Output, end), written); err != nil {
+		return end, err
 	}
 	if report.NotDone > 0 {
-		return report, nil
+		return end, nil
 	}
-	return report, submission.Finish(ctx)
+	return end, submission.Finish(ctx)
 }
 
 // interruption is the end of a submission by a signal; err is what else went wrong.
@@ -59,21 +62,63 @@ func interruption(std streams, err error) error {
 }
 
 // failures is the end of a submission that went to its end.
-func failures(r submit.Report) error {
-	if len(r.Failures) > 0 {
+func failures(e ending) error {
+	if e.Failed+e.NotDone > 0 {
 		return errFailures
 	}
 	return nil
 }
 
-// printReport says how the batch ended.
-func printReport(out io.Writer, r submit.Report) {
-	total := r.Done() + r.NotDone
-	say(out, "batch %s: %d images: %d signed, %d signed already, %d skipped, %d failed", r.Batch, total, r.Signed, r.AlreadySigned, r.Skipped, r.Failed())
-	if r.NotDone > 0 {
-		say(out, ", %d not done", r.NotDone)
+// ending is how a batch ended.
+type ending struct {
+	Batch  string `json:"batch"`
+	Images int    `json:"images"`
+	submit.Tally
+	Failed  int `json:"failed"`
+	NotDone int `json:"not_done"`
+	// FailedList and Reasons are the files that the failed list was written to.
+	FailedList string `json:"failed_list,omitempty"`
+	Reasons    string `json:"failed_reasons,omitempty"`
+}
+
+func ended(r *submit.Report) ending {
+	return ending{Batch: r.Batch, Images: r.Done() + r.NotDone, Tally: r.Tally, Failed: r.Tally.Failed(), NotDone: r.NotDone}
+}
+
+// writtenTo is how a batch ended whose failed list was written to a file.
+func writtenTo(r *submit.Report, file string) ending {
+	e := ended(r)
+	if r.Listed > 0 {
+		e.FailedList, e.Reasons = file, submit.DetailsPath(file)
+	}
+	return e
+}
+
+// printFailures prints a failed list.
+func printFailures(out io.Writer, output string, r *submit.Report) error {
+	switch output {
+	case outputJSON:
+		return r.WriteJSON(out)
+	case outputCSV:
+		return r.WriteCSV(out)
+	}
+	return r.WriteText(out)
+}
+
+// printReport says how a batch ended.
+func printReport(out io.Writer, output string, e ending) error {
+	if output == outputJSON {
+		return printJSON(out, e)
+	}
+	say(out, "batch %s: %d images: %d signed, %d signed already, %d skipped, %d failed", e.Batch, e.Images, e.Signed, e.AlreadySigned, e.Skipped, e.Failed)
+	if e.NotDone > 0 {
+		say(out, ", %d not done", e.NotDone)
 	}
 	say(out, "\n")
+	if e.FailedList != "" {
+		say(out, "failed list: %s, reasons: %s\n", e.FailedList, e.Reasons)
+	}
+	return nil
 }
 
 // How often progress is shown: on a terminal, where it stays on one line, and elsewhere.
@@ -115,6 +160,12 @@ func (p *progress) show(now submit.Progress) {
 	}
 	say(p.out, "%s%d of %s done: %d signed, %d signed already, %d skipped, %d failed%s",
 		begin, now.Done(), total, now.Signed, now.AlreadySigned, now.Skipped, now.Failed(), end)
+}
+
+// interject says something else in between.
+func (p *progress) interject(text string) {
+	p.end()
+	say(p.out, "%s", text)
 }
 
 // end leaves the line of the terminal.

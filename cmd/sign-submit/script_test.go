@@ -13,8 +13,6 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
-	"github.com/signfleet/signfleet/internal/queue"
-	"github.com/signfleet/signfleet/internal/queue/queuetest"
 	"github.com/signfleet/signfleet/internal/registry/registrytest"
 	"github.com/signfleet/signfleet/internal/sign"
 )
@@ -33,9 +31,12 @@ func TestScripts(t *testing.T) {
 		Setup:               setUpScript,
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":  exits,
-			"push":   push,
-			"signed": signed,
+			"answers": answers,
+			"exits":   exits,
+			"push":    push,
+			"signed":  signed,
+			"tried":   tried,
+			"workers": workers,
 		},
 	})
 }
@@ -70,18 +71,14 @@ func setUpScript(env *testscript.Env) error {
 		}
 	}
 	list, err := os.ReadFile(filepath.Join(env.Cd, "images.txt"))
-	if err != nil {
-		return nil //nolint:nilerr // not every script has a list
+	if err == nil { // not every script has one
+		list = []byte(strings.ReplaceAll(string(list), "$REGISTRY", registry.Host()))
+		err = os.WriteFile(filepath.Join(env.Cd, "images.txt"), list, 0o600)
 	}
-	list = []byte(strings.ReplaceAll(string(list), "$REGISTRY", registry.Host()))
-	if err := os.WriteFile(filepath.Join(env.Cd, "images.txt"), list, 0o600); err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(env.Cd, "needs-nats")); err == nil {
-		server := queuetest.StartServer(t)
-		queuetest.Connect(t, server, queue.Options{})
-		env.Setenv("NATS", server.ClientURL())
-	}
+	startFleet(t, env)
 	return nil
 }
 

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
 	"time"
 
@@ -34,6 +33,8 @@ type settings struct {
 	StateDir       string   `mapstructure:"state-dir"`
 	Batch          string   `mapstructure:"batch"`
 	Resume         string   `mapstructure:"resume"`
+	Detach         bool     `mapstructure:"detach"`
+	Output         string   `mapstructure:"output"`
 
 	source *config.Source
 	log    *zap.Logger
@@ -51,40 +52,32 @@ func defineFlags(flags *pflag.FlagSet) {
 	flags.String("project", "", "project to use in place of those in the list")
 	flags.StringP("failed", "o", "sign-failed.txt", "`file` for the lines that could not be signed")
 	flags.Bool("skip-login", false, "do not ask each registry beforehand whether it can be reached with the stored credentials")
-	flags.String("state-dir", "", "`directory` of the submissions that sign in this process; default: signfleet under $XDG_STATE_HOME")
+	stateDirFlag(flags)
 	flags.String("batch", "", "with --nats-url: `name` of the batch; default: one is made up")
 	flags.String("resume", "", "with --nats-url: go on with this `batch`")
+	flags.Bool("detach", false, "with --nats-url: print the name of the batch once all is submitted, and do not wait for its end")
+	outputFlag(flags, "the report", outputText, outputJSON)
 	config.SigningFlags(flags, station.Defaults(defaultMaxWait))
 }
 
 // readSettings reads and checks what can be checked without a server.
-func readSettings(flags *pflag.FlagSet, std streams) (*settings, error) {
-	file, err := flags.GetString("config")
+func readSettings(ctx context.Context, flags *pflag.FlagSet, std streams) (*settings, error) {
+	s := &settings{}
+	source, err := readSource(flags, s)
 	if err != nil {
 		return nil, err
 	}
-	source, err := config.Read(flags, "sign-submit", file)
-	if err != nil {
-		return nil, program.UsageError{Err: err}
-	}
-	s := &settings{source: source}
-	if err := source.Into(s); err != nil {
-		return nil, program.UsageError{Err: err}
-	}
-	s.log = telemetry.NewLogger(std.err, telemetry.LogOptions{Debug: s.Debug})
-	if file == "" && source.File != "" {
+	s.source, s.log = source, telemetry.NewLogger(std.err, telemetry.LogOptions{Debug: s.Debug})
+	if source.File != "" && !source.Given("config") {
 		s.log.Info("configuration found", zap.String("file", source.File))
 	}
 	if s.File == "" {
-		return nil, program.UsageError{Err: errors.New("no image list: name one with --file")}
+		return nil, usage("no image list: name one with --file")
 	}
-	if err := s.checkMode(std); err != nil {
+	if err := s.check(std); err != nil {
 		return nil, program.UsageError{Err: err}
 	}
-	if err := submit.CheckFailed(s.Failed, s.File); err != nil {
-		return nil, program.UsageError{Err: err}
-	}
-	if err := s.copyList(std.in); err != nil {
+	if s.list, err = copyList(ctx, s.File, std.in); err != nil {
 		return nil, program.UsageError{Err: err}
 	}
 	if err := s.submission().Validate(); err != nil {
@@ -93,21 +86,35 @@ func readSettings(flags *pflag.FlagSet, std streams) (*settings, error) {
 	return s, nil
 }
 
-// checkMode refuses settings that the chosen way of signing cannot obey.
+// check refuses settings that the chosen way of signing cannot obey.
+func (s *settings) check(std streams) error {
+	if err := checkOutput(s.Output, outputText, outputJSON); err != nil {
+		return err
+	}
+	if err := s.checkMode(std); err != nil {
+		return err
+	}
+	if !s.Detach {
+		return submit.CheckFailed(s.Failed, s.File)
+	}
+	if s.source.Given("failed") {
+		say(std.err, "warning: %s is ignored with --detach: sign-submit failed BATCH writes the failed list\n", s.source.Where("failed"))
+	}
+	return nil
+}
+
+// checkMode holds the settings to whether a fleet signs or this process.
 func (s *settings) checkMode(std streams) error {
 	if s.NATSURL == "" {
-		for _, name := range []string{"batch", "resume"} {
+		for _, name := range []string{"batch", "resume", "detach"} {
 			if s.source.Given(name) {
 				return fmt.Errorf("%s only goes with --nats-url: signing in this process, the same list and options go on by themselves", s.source.Where(name))
 			}
 		}
 		return nil
 	}
-	for _, name := range config.WorkerOnly {
-		if s.source.Given(name) {
-			return fmt.Errorf("%s does not go with --nats-url: the workers of the fleet sign, each with the setting of its own configuration; "+
-				"set it there (sign-worker --%s), or leave out --nats-url to sign in this process", s.source.Where(name), name)
-		}
+	if err := refuseWorkerOnly(s.source); err != nil {
+		return err
 	}
 	for _, name := range []string{"jobs", "skip-login", "state-dir"} {
 		if s.source.Given(name) {
@@ -116,6 +123,17 @@ func (s *settings) checkMode(std streams) error {
 	}
 	if s.Batch != "" && s.Resume != "" && s.Batch != s.Resume {
 		return errors.New("--batch and --resume name two batches")
+	}
+	return nil
+}
+
+// refuseWorkerOnly refuses what the workers of a fleet alone can obey.
+func refuseWorkerOnly(source *config.Source) error {
+	for _, name := range config.WorkerOnly {
+		if source.Given(name) {
+			return fmt.Errorf("%s does not go with --nats-url: the workers of the fleet sign, each with the setting of its own configuration; "+
+				"set it there (sign-worker --%s), or leave out --nats-url to sign in this process", source.Where(name), name)
+		}
 	}
 	return nil
 }
@@ -165,57 +183,4 @@ func platforms(systems, architectures []string) []string {
 		}
 	}
 	return all
-}
-
-// listInMemory is the length from which on a list is copied to a file.
-const listInMemory = 4 << 20
-
-// copyList makes a copy of the list: it is read several times, may come from a
-// pipe, and must stay the same to the end. A file for it has no name, so nothing
-// of it is left however the program ends.
-func (s *settings) copyList(stdin io.Reader) error {
-	from := stdin
-	if s.File != "-" {
-		if info, err := os.Stat(s.File); err == nil && info.IsDir() {
-			return fmt.Errorf("image list %s: it is a directory", s.File)
-		}
-		list, err := os.Open(s.File)
-		if err != nil {
-			return fmt.Errorf("image list: %w", err)
-		}
-		defer list.Close() //nolint:errcheck // only read
-		from = list
-	}
-	head, err := io.ReadAll(io.LimitReader(from, listInMemory))
-	if err != nil {
-		return fmt.Errorf("image list %s: %w", s.File, err)
-	}
-	if s.list = bytes.NewReader(head); len(head) < listInMemory {
-		return nil
-	}
-	return s.copyToFile(head, from)
-}
-
-// copyToFile is for lists that are too long to be held in memory.
-func (s *settings) copyToFile(head []byte, rest io.Reader) error {
-	copied, err := os.CreateTemp("", "sign-submit-*")
-	if err != nil {
-		return fmt.Errorf("copy the image list: %w", err)
-	}
-	s.list = copied
-	if err := os.Remove(copied.Name()); err != nil {
-		return errors.Join(fmt.Errorf("copy the image list: %w", err), s.cleanup())
-	}
-	if _, err := io.Copy(copied, io.MultiReader(bytes.NewReader(head), rest)); err != nil {
-		return errors.Join(fmt.Errorf("image list %s: %w", s.File, err), s.cleanup())
-	}
-	return nil
-}
-
-// cleanup gives up the copy of the list.
-func (s *settings) cleanup() error {
-	if file, ok := s.list.(io.Closer); ok {
-		return file.Close()
-	}
-	return nil
 }

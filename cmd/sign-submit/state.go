@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/signfleet/signfleet/internal/queue/embedded"
@@ -51,12 +53,72 @@ func stateDir(root string, identity []string) string {
 // locksDir is where the submissions beside this one have their locks too.
 func locksDir(stateDir string) string { return filepath.Join(filepath.Dir(stateDir), "locks") }
 
+// batchesFile, in the directory of a submission, has the names of its batches,
+// one a line: a batch is found without starting the server of each directory.
+const batchesFile = "batches"
+
+// noteBatch notes, before a batch is begun, that it is in a directory.
+func noteBatch(dir, id string) error {
+	ids, err := notedBatches(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("note the batch: %w", err)
+	}
+	if slices.Contains(ids, id) {
+		return nil
+	}
+	text := strings.Join(append(ids, id), "\n") + "\n"
+	path := filepath.Join(dir, batchesFile)
+	// Whole or not at all: others read it while this process has the directory.
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		return fmt.Errorf("note the batch: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("note the batch: %w", err)
+	}
+	return nil
+}
+
+// notedBatches are the batches of a directory, oldest first. The error is
+// fs.ErrNotExist for one of an earlier version, which has no note of them.
+func notedBatches(dir string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, batchesFile)) //nolint:gosec // G304: the state directory is the user's to choose
+	if err != nil {
+		return nil, err
+	}
+	return strings.Fields(string(text)), nil
+}
+
+// stateDirs are the directories of all submissions below a root.
+func stateDirs(root string) ([]string, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for submissions: %w", err)
+	}
+	var dirs []string
+	for _, entry := range entries {
+		dir := filepath.Join(root, entry.Name())
+		if info, err := os.Stat(filepath.Join(dir, "jetstream")); err == nil && info.IsDir() {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+}
+
 // markFinished notes when a submission got its report.
 func markFinished(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, finishedMark), nil, 0o600); err != nil {
 		return fmt.Errorf("note that the submission is finished: %w", err)
 	}
 	return nil
+}
+
+// isFinished reports whether all of a directory has had its report.
+func isFinished(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, finishedMark))
+	return err == nil
 }
 
 // unmarkFinished forgets an earlier end: the submission begins again.

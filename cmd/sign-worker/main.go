@@ -36,6 +36,9 @@ within --shutdown-grace and gives the rest back; a second one ends at once.
 Every flag is also an environment variable (--nats-url is SIGNFLEET_NATS_URL)
 and a key of the configuration file (nats-url).
 
+The streams on the server are made by sign-worker setup, or by the first worker
+where its credentials allow it.
+
 Exit status: 0 after a drain, 1 after a failure, 2 for a mistake in the settings.`
 
 // execute is the program without its globals.
@@ -50,23 +53,30 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		},
 	}
 	defineFlags(command.Flags())
+	command.AddCommand(setupCommand(stdout, stderr))
 	return program.Run(command, args, stdout, stderr)
 }
 
 // settings are those of a station and of its place in the queue.
 type settings struct {
 	config.Signing `mapstructure:",squash"`
-	EventJobs      int `mapstructure:"event-jobs"`
-	Partitions     int `mapstructure:"partitions"`
+	config.Queue   `mapstructure:",squash"`
+	EventJobs      int           `mapstructure:"event-jobs"`
+	Heartbeat      time.Duration `mapstructure:"heartbeat"`
+	LockTTL        time.Duration `mapstructure:"lock-ttl"`
 
 	source *config.Source
 	log    *zap.Logger
+	queue  queue.Options
 }
 
 func defineFlags(flags *pflag.FlagSet) {
-	config.SigningFlags(flags, station.Defaults(worker.DefaultOptions().MaxWait))
+	d := worker.DefaultOptions()
+	config.SigningFlags(flags, station.Defaults(d.MaxWait))
+	config.QueueFlags(flags)
 	flags.Int("event-jobs", -1, "images of the event lane signed at once, beside --jobs; -1 means a quarter of --jobs")
-	flags.Int("partitions", 16, "queues of the bulk lane; the same for all workers of a fleet")
+	flags.Duration("heartbeat", d.Heartbeat, "how often the server is told that an image is in work; at most half of the ack wait")
+	flags.Duration("lock-ttl", 60*time.Second, "how long the lock of a worker that died delays the others")
 }
 
 // readSettings reads and checks what can be checked without a server.
@@ -87,8 +97,8 @@ func readSettings(flags *pflag.FlagSet, stderr io.Writer) (*settings, error) {
 	if source.File != "" {
 		s.log.Info("configuration read", zap.String("file", source.File))
 	}
-	if s.NATSURL == "" {
-		return nil, program.UsageError{Err: errors.New("no NATS server: name one with --nats-url")}
+	if s.queue, err = s.queueOptions(); err != nil {
+		return nil, program.UsageError{Err: err}
 	}
 	if err := s.limits().Validate(); err != nil {
 		return nil, program.UsageError{Err: err}
@@ -96,9 +106,38 @@ func readSettings(flags *pflag.FlagSet, stderr io.Writer) (*settings, error) {
 	return s, nil
 }
 
+// queueOptions are those of the connection, without a name.
+func (s *settings) queueOptions() (queue.Options, error) {
+	o, err := queueOptions(s.Queue, s.NATSURL)
+	if err != nil {
+		return o, err
+	}
+	o.Role, o.LockTTL = queue.RoleWorker, s.LockTTL
+	if s.LockTTL == 0 {
+		return o, errors.New("lock-ttl: 0 is too little") // the room would take it for its default
+	}
+	o.OnDisconnect = func(err error) { s.log.Warn("lost the NATS server, connecting again", zap.Error(err)) }
+	o.OnReconnect = func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) }
+	return o, o.Validate()
+}
+
+// queueOptions are what the streams of the fleet at url are to be.
+func queueOptions(q config.Queue, url string) (queue.Options, error) {
+	if url == "" {
+		return queue.Options{}, errors.New("no NATS server: name one with --nats-url")
+	}
+	o, err := q.Options()
+	if err != nil {
+		return o, err
+	}
+	o.URL = url
+	return o, o.Validate()
+}
+
 // limits are those of the worker loop, under a new name each time.
 func (s *settings) limits() worker.Options {
 	o := station.Limits(s.Signing, config.WorkerName())
+	o.Heartbeat, o.Program = s.Heartbeat, station.Version()
 	if o.EventJobs = s.EventJobs; s.EventJobs < 0 {
 		o.EventJobs = max(1, s.Jobs/4)
 	}
@@ -127,21 +166,19 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 		return program.UsageError{Err: err}
 	}
 	s.log.Info("serving", zap.String("worker", limits.Name), zap.String("key", st.Key.Fingerprint()),
-		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.String("version", station.Version()))
+		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.Int("partitions", conn.Partitions()), zap.String("version", station.Version()))
 	return run(ctx, w, limits.ShutdownGrace, s.log)
 }
 
-// connect connects to the queue and makes its streams where they are missing.
+// connect connects to the queue. It makes the streams where they are missing and
+// the server lets it, and leaves those that are there as they are.
 func connect(ctx context.Context, s *settings, name string) (*queue.Conn, error) {
-	conn, err := queue.Connect(ctx, queue.Options{
-		URL: s.NATSURL, Name: name, Partitions: s.Partitions,
-		OnDisconnect: func(err error) { s.log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
-		OnReconnect:  func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) },
-	})
+	s.queue.Name = name
+	conn, err := queue.Connect(ctx, s.queue)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.Setup(ctx); err != nil {
+	if err := conn.Ensure(ctx); err != nil {
 		conn.Close()
 		return nil, err
 	}

@@ -169,22 +169,24 @@ func TestRegistryOptions(t *testing.T) {
 	source, s := read(t, program(t), "")
 	require.Nil(t, s.Registry(source, "ua", nil).TLSVerify, "not given: registries.conf decides")
 	for value, want := range map[string]bool{"true": true, "false": false} {
-		source, s := read(t, program(t, "--tls-verify="+value, "--authfile=a", "--cert-dir=c"), "")
+		source, s := read(t, program(t, "--tls-verify="+value, "--authfile=a", "--cert-dir=c", "--host-requests=7"), "")
 		o := s.Registry(source, "ua", nil)
 		require.Equal(t, want, *o.TLSVerify)
 		require.Equal(t, "a", o.AuthFile)
 		require.Equal(t, "c", o.CertsDir)
 		require.Equal(t, "ua", o.UserAgent)
+		require.Equal(t, 7, o.HostConcurrency)
 	}
 }
 
 func TestSigningValidate(t *testing.T) {
 	t.Parallel()
 	for _, confirm := range []string{"auto", "always", "never"} {
-		require.NoError(t, config.Signing{Format: "tag", ConfirmWrites: confirm}.Validate())
+		require.NoError(t, config.Signing{Format: "tag", ConfirmWrites: confirm, HostRequests: 1}.Validate())
 	}
 	require.ErrorContains(t, config.Signing{Format: "referrer", ConfirmWrites: "auto"}.Validate(), "format")
-	require.ErrorContains(t, config.Signing{Format: "tag", ConfirmWrites: "yes"}.Validate(), "confirm-writes")
+	require.ErrorContains(t, config.Signing{Format: "tag", ConfirmWrites: "yes", HostRequests: 1}.Validate(), "confirm-writes")
+	require.ErrorContains(t, config.Signing{Format: "tag", ConfirmWrites: "auto"}.Validate(), "host-requests")
 }
 
 // A setting that is refused or ignored beside a fleet must be one there is.

@@ -29,8 +29,12 @@ type Signing struct {
 	Backoff        time.Duration `mapstructure:"backoff"`
 	MaxWait        time.Duration `mapstructure:"max-wait"`
 	ShutdownGrace  time.Duration `mapstructure:"shutdown-grace"`
-	NATSURL        string        `mapstructure:"nats-url"`
-	Debug          bool          `mapstructure:"debug"`
+	HostRequests   int           `mapstructure:"host-requests"`
+	// After so many failures in a row a registry is left alone for so long.
+	BreakerFailures int           `mapstructure:"breaker-failures"`
+	BreakerPause    time.Duration `mapstructure:"breaker-pause"`
+	NATSURL         string        `mapstructure:"nats-url"`
+	Debug           bool          `mapstructure:"debug"`
 }
 
 // WorkerOnly are the settings that a submitter cannot hand to the workers of a
@@ -38,6 +42,7 @@ type Signing struct {
 var WorkerOnly = []string{
 	"sigstore-key", "sigstore-passphrase-file", "format", "confirm-writes", "policy", "insecure-policy",
 	"tls-verify", "authfile", "cert-dir", "attempts", "backoff", "max-wait", "shutdown-grace",
+	"host-requests", "breaker-failures", "breaker-pause",
 }
 
 // SigningFlags defines the flags of Signing. The limits among its defaults are
@@ -56,8 +61,16 @@ func SigningFlags(flags *pflag.FlagSet, d Signing) {
 	flags.Duration("timeout", d.Timeout, "bound on the signing of one image, not counting the waiting for its turn")
 	flags.Int("attempts", d.Attempts, "how often an image is tried before it counts as failed")
 	flags.Duration("backoff", d.Backoff, "pause after the first failed attempt; it doubles up to a minute")
-	flags.Duration("max-wait", d.MaxWait, "bound on the time an image waits for locks and rate limits")
+	flags.Duration("max-wait", d.MaxWait, "bound on the time an image waits for locks, rate limits and registries that are left alone")
+	flags.Int("host-requests", d.HostRequests, "requests at once to one registry")
+	flags.Int("breaker-failures", d.BreakerFailures, "after how many failures in a row a registry is left alone")
+	flags.Duration("breaker-pause", d.BreakerPause, "for how long it is left alone before one image is tried there again")
 	flags.Duration("shutdown-grace", d.ShutdownGrace, "how long images in work may go on after the first signal")
+	CommonFlags(flags)
+}
+
+// CommonFlags defines the flags that those who do not sign have too.
+func CommonFlags(flags *pflag.FlagSet) {
 	flags.String("nats-url", "", "NATS server of the fleet, nats://host:port; several separated by commas")
 	flags.String("config", "", "configuration `file`")
 	flags.Bool("debug", false, "log what explains the rest")
@@ -69,6 +82,9 @@ func (s Signing) Validate() error {
 	if s.Format != string(sign.FormatTag) {
 		return fmt.Errorf("format: %q is not one of those that can be written: tag", s.Format)
 	}
+	if s.HostRequests < 1 {
+		return fmt.Errorf("host-requests: %d is less than 1", s.HostRequests)
+	}
 	switch sign.ConfirmWrites(s.ConfirmWrites) {
 	case sign.ConfirmAuto, sign.ConfirmAlways, sign.ConfirmNever:
 		return nil
@@ -78,7 +94,9 @@ func (s Signing) Validate() error {
 
 // Registry are the options of the registry client.
 func (s Signing) Registry(source *Source, userAgent string, log *zap.Logger) registry.Options {
-	o := registry.Options{AuthFile: s.AuthFile, CertsDir: s.CertDir, UserAgent: userAgent, Log: log}
+	o := registry.Options{
+		AuthFile: s.AuthFile, CertsDir: s.CertDir, HostConcurrency: s.HostRequests, UserAgent: userAgent, Log: log,
+	}
 	if source.Given("tls-verify") {
 		o.TLSVerify = &s.TLSVerify
 	}

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,13 +46,9 @@ type BatchOptions struct {
 	Timeout   Seconds  `json:"timeout"`
 }
 
-// cancelKey marks a batch as cancelled. It is a key of its own, so that whoever
-// cancels never meets the submitter's own writes.
-func cancelKey(batch string) string { return batch + ".cancelled" }
-
 // Batch reads the record of a batch, or ErrNone, or ErrUnreadable.
 func (c *Conn) Batch(ctx context.Context, id string) (Batch, error) {
-	stored, err := c.bucket(bucketBatches).get(ctx, id)
+	stored, err := insist(ctx, c, func() (value, error) { return c.bucket(bucketBatches).get(ctx, id) })
 	if errors.Is(err, ErrNone) {
 		return Batch{}, ErrNone
 	}
@@ -74,7 +71,18 @@ func (c *Conn) CreateBatch(ctx context.Context, b Batch) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.bucket(bucketBatches).create(ctx, b.ID, data, 0)
+	bucket, again := c.bucket(bucketBatches), false
+	_, err = insist(ctx, c, func() (uint64, error) {
+		revision, err := bucket.create(ctx, b.ID, data, 0)
+		if again && errors.Is(err, errKeyExists) {
+			// The answer to the first try was lost, or the batch is another's.
+			if stored, err := bucket.get(ctx, b.ID); err == nil && bytes.Equal(stored.data, data) {
+				return stored.revision, nil
+			}
+		}
+		again = true
+		return revision, err
+	})
 	if errors.Is(err, errKeyExists) {
 		return ErrBatchExists
 	}
@@ -84,16 +92,45 @@ func (c *Conn) CreateBatch(ctx context.Context, b Batch) error {
 	return nil
 }
 
-// WriteBatch replaces the record of a batch. Only its submitter writes it.
+// WriteBatch replaces the record of a batch. What another process has written
+// meanwhile of how far the publishing came stays, where that is further.
 func (c *Conn) WriteBatch(ctx context.Context, b Batch) error {
-	data, err := encodeBatch(b)
-	if err != nil {
-		return err
+	batches := c.bucket(bucketBatches)
+	for {
+		stored, err := batches.get(ctx, b.ID)
+		if err != nil && !errors.Is(err, ErrNone) {
+			return fmt.Errorf("write batch %s: %w", b.ID, err)
+		}
+		if err == nil {
+			var have Batch
+			if err := decodeRecord(stored.data, &have); err != nil {
+				return fmt.Errorf("write batch %s: %w", b.ID, err)
+			}
+			b = b.noFurtherBackThan(have)
+		}
+		data, err := encodeBatch(b)
+		if err != nil {
+			return err
+		}
+		_, err = batches.update(ctx, b.ID, data, 0, stored.revision)
+		if isWrongSequence(err) {
+			continue // somebody else was faster
+		}
+		if err != nil {
+			return fmt.Errorf("write batch %s: %w", b.ID, err)
+		}
+		return nil
 	}
-	if err := c.bucket(bucketBatches).put(ctx, b.ID, data); err != nil {
-		return fmt.Errorf("write batch %s: %w", b.ID, err)
+}
+
+// noFurtherBackThan is b with the progress of publishing that another record of
+// the batch has.
+func (b Batch) noFurtherBackThan(have Batch) Batch {
+	b.Accepted = max(b.Accepted, have.Accepted)
+	if have.Published && !b.Published {
+		b.Published, b.Total = true, have.Total
 	}
-	return nil
+	return b
 }
 
 func encodeBatch(b Batch) ([]byte, error) {
@@ -129,23 +166,13 @@ func (c *Conn) Batches(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// Cancelled reports whether a batch was cancelled. A forged mark of that is ErrUnreadable.
-func (c *Conn) Cancelled(ctx context.Context, batch string) (bool, error) {
-	_, err := c.bucket(bucketBatches).get(ctx, cancelKey(batch))
-	if errors.Is(err, ErrNone) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("ask whether batch %s is cancelled: %w", batch, err)
-	}
-	return true, nil
-}
-
-// Cancel marks a batch as cancelled: its requests end as such when their turn comes.
-func (c *Conn) Cancel(ctx context.Context, batch string) error {
-	at := time.Now().UTC().Format(time.RFC3339)
-	if err := c.bucket(bucketBatches).put(ctx, cancelKey(batch), []byte(at)); err != nil {
-		return fmt.Errorf("cancel batch %s: %w", batch, err)
-	}
-	return nil
+// BatchRecords calls each for the record of every batch there is. A record that
+// cannot be read is left out.
+func (c *Conn) BatchRecords(ctx context.Context, each func(Batch) error) error {
+	return scanBucket(ctx, c, bucketBatches, "*", func(key string, b Batch) error {
+		if b.ID != key {
+			return nil // under somebody else's name
+		}
+		return each(b)
+	})
 }

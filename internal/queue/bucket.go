@@ -50,11 +50,16 @@ func (b bucket) get(ctx context.Context, key string) (value, error) {
 	if err != nil {
 		return value{}, fmt.Errorf("read %s: revision: %w", b.subject(key), err)
 	}
-	// Marks are those of clients, and the server's own at the end of a life.
-	if msg.Header.Get("KV-Operation") != "" || msg.Header.Get(jetstream.MarkerReasonHeader) != "" {
+	if isMark(msg.Header) {
 		return value{revision: revision}, ErrNone
 	}
 	return value{data: msg.Data, revision: revision}, nil
+}
+
+// isMark reports whether a message is the mark of a removed key: a client's, or
+// the server's own at the end of a life.
+func isMark(h nats.Header) bool {
+	return h.Get("KV-Operation") != "" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
 
 // put stores a key, whatever is there.
@@ -113,11 +118,11 @@ func (b bucket) publish(ctx context.Context, key string, data []byte, header nat
 	if err := checkKey(key); err != nil {
 		return 0, err
 	}
-	ctx, cancel := ask(ctx)
-	defer cancel()
+	ctx, done := b.conn.command(ctx, answerPatience, b.subject(key))
+	defer done()
 	ack, err := b.conn.js.PublishMsg(ctx, &nats.Msg{Subject: b.subject(key), Data: data, Header: header})
 	if err != nil {
-		return 0, b.conn.explain(ctx, b.stream(), "", err)
+		return 0, b.conn.explain(ctx, b.stream(), "", refused(ctx, err))
 	}
 	return ack.Sequence, nil
 }

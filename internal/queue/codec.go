@@ -5,8 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"regexp"
+	"strconv"
 )
 
 // version is the format of the messages that this room writes, and the only
@@ -23,80 +22,122 @@ func (e *VersionError) Error() string {
 	return fmt.Sprintf("message version %d is not known here (version %d is)", e.Version, version)
 }
 
-// decode reads one JSON object strictly: the version first, then no unknown
-// field, no field twice and nothing behind it.
+// decode reads one JSON object strictly: no unknown field, no field twice and
+// nothing behind it. That it is of another version comes before all else but
+// that it is no JSON at all.
 func decode(data []byte, into any) error {
-	var head struct {
-		Version int `json:"version"`
+	if !json.Valid(data) {
+		var nothing any
+		return fmt.Errorf("decode message: %w", json.Unmarshal(data, &nothing)) // it says what is wrong
 	}
-	if err := json.Unmarshal(data, &head); err != nil {
-		return fmt.Errorf("decode message: %w", err)
-	}
+	found, err := inspect(data)
 	switch {
-	case head.Version < 1:
-		return errors.New("decode message: no version")
-	case head.Version != version:
-		return &VersionError{Version: head.Version}
-	}
-	if err := checkKeys(data); err != nil {
+	case found > 0 && found != version:
+		return &VersionError{Version: found}
+	case err != nil:
 		return fmt.Errorf("decode message: %w", err)
+	case found < 1:
+		return errors.New("decode message: no version")
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
 		return fmt.Errorf("decode message: %w", err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("decode message: data behind the message")
-	}
 	return nil
 }
 
-// keyPattern is what the fields of all messages are called. encoding/json would
-// take "ID" for "id".
-var keyPattern = regexp.MustCompile(`^[a-z_]+$`)
+// Bounds of a message of ours. More would be a stranger's, and costly to check.
+const (
+	maxDepth = 16
+	maxKeys  = 64 // of one object
+)
 
-// checkKeys walks the tokens of one JSON value, since encoding/json itself takes
-// the last of two equal keys in silence, whatever their case.
-func checkKeys(data []byte) error {
-	d := json.NewDecoder(bytes.NewReader(data))
+// inspect looks through a valid JSON value for its version and for what is wrong
+// with its keys, since encoding/json itself takes the last of two equal keys in
+// silence, and "ID" for "id". A version is found in spite of that. It reads bytes
+// and not tokens: every outcome of a batch passes here.
+func inspect(data []byte) (found int, err error) {
 	type level struct {
-		keys map[string]bool // nil in an array
-		key  bool            // an object: the next token is a key
+		object bool
+		first  int  // of its keys in keys
+		value  bool // a key was read, its value comes
 	}
-	var levels []level
-	for {
-		token, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if delim, ok := token.(json.Delim); ok && (delim == '}' || delim == ']') {
-			levels = levels[:len(levels)-1]
-			continue
-		}
-		if n := len(levels); n > 0 && levels[n-1].keys != nil {
-			top := &levels[n-1]
-			if name, ok := token.(string); ok && top.key {
-				if !keyPattern.MatchString(name) {
-					return fmt.Errorf("unknown field %q", name)
-				}
-				if top.keys[name] {
-					return fmt.Errorf("field %q stands twice", name)
-				}
-				top.keys[name] = true
-				top.key = false
+	var (
+		levels [maxDepth]level
+		depth  int
+		keys   [][]byte // of the objects that are open, one behind the other
+	)
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; c {
+		case '{', '[':
+			if depth == maxDepth {
+				return found, fmt.Errorf("nested deeper than %d", maxDepth)
+			}
+			levels[depth] = level{object: c == '{', first: len(keys)}
+			depth++
+		case '}', ']':
+			depth--
+			keys = keys[:levels[depth].first]
+		case ',':
+			levels[depth-1].value = false
+		case ':':
+			levels[depth-1].value = true
+			if depth == 1 && found == 0 && string(keys[len(keys)-1]) == "version" {
+				found = leadingNumber(data[i+1:])
+			}
+		case '"':
+			text := stringAt(data[i:])
+			i += len(text) + 1
+			if depth == 0 || !levels[depth-1].object || levels[depth-1].value {
 				continue
 			}
-			top.key = true
-		}
-		switch token {
-		case json.Delim('{'):
-			levels = append(levels, level{keys: map[string]bool{}, key: true})
-		case json.Delim('['):
-			levels = append(levels, level{})
+			if wrong := checkField(text, keys[levels[depth-1].first:]); wrong != nil && err == nil {
+				err = wrong
+			}
+			keys = append(keys, text)
 		}
 	}
+	return found, err
+}
+
+// stringAt is what stands between the quotes at the beginning of valid JSON.
+func stringAt(data []byte) []byte {
+	end := 1
+	for data[end] != '"' {
+		if data[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	return data[1:end]
+}
+
+// leadingNumber is the whole number that valid JSON begins with, or 0.
+func leadingNumber(data []byte) int {
+	data = bytes.TrimLeft(data, " \t\r\n")
+	end := bytes.IndexAny(data, ",} \t\r\n")
+	n, err := strconv.Atoi(string(data[:max(end, 0)]))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// checkField refuses a key that no message has, or that its object has already.
+func checkField(key []byte, others [][]byte) error {
+	for _, c := range key {
+		if (c < 'a' || c > 'z') && c != '_' {
+			return fmt.Errorf("unknown field %q", key)
+		}
+	}
+	if len(others) >= maxKeys {
+		return fmt.Errorf("more than %d fields", maxKeys)
+	}
+	for _, other := range others {
+		if bytes.Equal(key, other) {
+			return fmt.Errorf("field %q stands twice", key)
+		}
+	}
+	return nil
 }

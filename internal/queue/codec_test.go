@@ -32,13 +32,17 @@ func TestDecodeRequestIsStrict(t *testing.T) {
 	for name, c := range map[string]struct{ data, want string }{
 		"nothing":               {"", "unexpected end"},
 		"null":                  {"null", "no version"},
-		"not an object":         {`[1]`, "cannot unmarshal"},
+		"not an object":         {`[1]`, "no version"},
 		"no version":            {`{}`, "no version"},
-		"version as text":       {change(`"version":1`, `"version":"1"`), "cannot unmarshal"},
+		"version as text":       {change(`"version":1`, `"version":"1"`), "no version"},
 		"unknown field":         {change(`"seq"`, `"sequel":1,"seq"`), `unknown field "sequel"`},
 		"field in another case": {change(`"seq"`, `"Seq"`), `unknown field "Seq"`},
 		"folded letter":         {change(`"seq"`, `"ſeq"`), `unknown field`},
 		"field twice":           {change(`"seq"`, `"seq":1,"seq"`), `"seq" stands twice`},
+		"field escaped":         {change(`"seq"`, `"\u0073eq"`), `unknown field`},
+		"empty field":           {change(`"seq"`, `"":1,"seq"`), `unknown field ""`},
+		"nested deep":           {change(`"seq"`, `"a":`+strings.Repeat("[", 40)+strings.Repeat("]", 40)+`,"seq"`), "nested deeper"},
+		"many fields":           {`{"version":1` + manyFields() + `}`, "more than 64 fields"},
 		"trailing data":         {genuine + `{}`, "after top-level value"},
 		"wrong batch":           {change(`"batch":"b"`, `"batch":"c"`), "under the subject of batch"},
 		"id that is no name":    {change(`"abc"`, `"a.c"`), "is not a name"},
@@ -56,6 +60,62 @@ func TestDecodeRequestIsStrict(t *testing.T) {
 	}
 	_, err := decodeRequest([]byte(strings.ReplaceAll(genuine, `"b"`, `"B"`)), "B")
 	require.ErrorContains(t, err, "is not a name")
+}
+
+// manyFields are more fields than any message has.
+func manyFields() string {
+	var all strings.Builder
+	for n := range 100 {
+		all.WriteString(`,"` + strings.Repeat("a", n+1) + `":1`)
+	}
+	return all.String()
+}
+
+// FuzzInspect holds the inspection of keys to what encoding/json makes of them.
+func FuzzInspect(f *testing.F) {
+	for _, seed := range []string{genuine, `{"a":{"b":[{"c":"}\""},"\\"]},"version" : 7 }`, `[{"a":1},{"a":1}]`, `"x"`, `{"a":"b:c,d"}`, `{"a":{},"b":[],"a":1}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if !json.Valid(data) {
+			return
+		}
+		_, err := inspect(data)
+		if err != nil {
+			return
+		}
+		var top map[string]json.RawMessage
+		if json.Unmarshal(data, &top) != nil {
+			return
+		}
+		for key := range top {
+			require.Regexp(t, `^[a-z_]*$`, key)
+		}
+		compact, err := json.Marshal(top)
+		require.NoError(t, err)
+		again, err := inspect(compact)
+		require.NoError(t, err)
+		first, _ := inspect(data)
+		require.Equal(t, first, again)
+	})
+}
+
+func BenchmarkDecodeOutcome(b *testing.B) {
+	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
+	signature := SignedDigest{Digest: digest, Platform: "linux/amd64", Key: digest, Format: "tag", Attachment: digest}
+	data, err := json.Marshal(Outcome{
+		Version: 1, ID: strings.Repeat("a", 26), Batch: "b", Seq: 7, Line: "registry.example.org/team/app:v1", Reference: "registry.example.org/team/app:v1",
+		Verdict: Signed, Digest: digest, Digests: []SignedDigest{signature, signature, signature}, Worker: "w", Attempts: 1,
+	})
+	require.NoError(b, err)
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var o Outcome
+		if err := decode(data, &o); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func TestALaterVersionIsToldFromNonsense(t *testing.T) {

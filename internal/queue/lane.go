@@ -28,7 +28,7 @@ type Lane struct {
 
 // BulkLane is the lane of submitted batches.
 func (c *Conn) BulkLane() *Lane {
-	l := &Lane{conn: c, name: "bulk", outage: outage{conn: c}}
+	l := &Lane{conn: c, name: LaneBulk, outage: outage{conn: c}}
 	for p := range c.options.Partitions {
 		l.consumers = append(l.consumers, bulkConsumer(p))
 	}
@@ -37,7 +37,7 @@ func (c *Conn) BulkLane() *Lane {
 
 // EventLane is the lane of single requests that should not wait behind batches.
 func (c *Conn) EventLane() *Lane {
-	return &Lane{conn: c, name: "event", consumers: []string{eventConsumer}, outage: outage{conn: c}}
+	return &Lane{conn: c, name: LaneEvent, consumers: []string{eventConsumer}, outage: outage{conn: c}}
 }
 
 // Next waits until there are requests and claims at least one and at most free
@@ -104,14 +104,26 @@ func (l *Lane) poll(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for requests: %w", missing(err))
 	}
-	holds := make([]bool, len(l.consumers))
+	holds := make([]bool, maxPartitions)
 	for subject := range info.State.Subjects {
 		if p, ok := partitionOf(subject); ok && p < len(holds) {
 			holds[p] = true
+			l.grow(ctx, p)
 		}
 	}
 	l.active = keepTurns(l.active, l.consumers, holds)
 	return nil
+}
+
+// grow takes in the partitions up to p that were made since the lane began to be
+// served.
+func (l *Lane) grow(ctx context.Context, p int) {
+	for next := len(l.consumers); next <= p; next++ {
+		if _, err := l.conn.consumerConfig(ctx, bulkConsumer(next)); err != nil {
+			return // nobody's, so far
+		}
+		l.consumers = append(l.consumers, bulkConsumer(next))
+	}
 }
 
 // keepTurns is the order of turns among the consumers that hold requests:
@@ -138,27 +150,51 @@ func keepTurns(active, consumers []string, holds []bool) []string {
 	return append(fresh, kept...)
 }
 
-// takeTurns claims what is there now, an equal share from each active partition.
+// takeTurns claims what is there now, an equal share from each active partition,
+// from as many of them side by side as there are free slots.
 func (l *Lane) takeTurns(ctx context.Context, free int) ([]*Delivery, error) {
 	var got []*Delivery
-	for range len(l.active) {
-		if len(got) == free || ctx.Err() != nil {
-			break
-		}
-		name := l.active[0]
-		share := (free + len(l.active) - 1) / len(l.active)
-		more, err := l.pull(ctx, name, pullRequest{Batch: min(share, free-len(got)), NoWait: true})
+	for len(l.active) > 0 && len(got) < free && ctx.Err() == nil {
+		more, err := l.takeTurn(ctx, free-len(got))
 		got = append(got, more...)
 		if err != nil {
 			return got, err
 		}
-		if len(more) == 0 {
-			l.active = l.active[1:] // what it holds is in others' hands
-			continue
-		}
-		l.active = append(l.active[1:], name)
 	}
 	return got, nil
+}
+
+// takeTurn asks the next partitions in turn, each once. Those that have nothing
+// are no longer active: what they hold is in others' hands.
+func (l *Lane) takeTurn(ctx context.Context, free int) ([]*Delivery, error) {
+	share := (free + len(l.active) - 1) / len(l.active)
+	asked := l.active[:min(len(l.active), (free+share-1)/share)]
+	results := make([][]*Delivery, len(asked))
+	var group errgroup.Group
+	for i, name := range asked {
+		request := pullRequest{Batch: min(share, free-i*share), NoWait: true}
+		ask := func() (err error) {
+			results[i], err = l.pull(ctx, name, request)
+			return err
+		}
+		if len(asked) == 1 {
+			return l.tookTurn(asked, results, ask())
+		}
+		group.Go(ask)
+	}
+	return l.tookTurn(asked, results, group.Wait())
+}
+
+// tookTurn puts those that had something behind the others.
+func (l *Lane) tookTurn(asked []string, results [][]*Delivery, err error) ([]*Delivery, error) {
+	active := slices.Clone(l.active[len(asked):])
+	for i, name := range asked {
+		if len(results[i]) > 0 {
+			active = append(active, name)
+		}
+	}
+	l.active = active
+	return slices.Concat(results...), err
 }
 
 // wait keeps pulls of one request open on as many partitions as there are free

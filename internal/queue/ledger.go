@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -20,6 +22,8 @@ type Entry struct {
 	InFlight bool `json:"in_flight"`
 	// Waited is the time spent waiting for turns so far, across deliveries.
 	Waited Seconds `json:"waited,omitempty"`
+	// Reference is what the request is about, for people.
+	Reference string `json:"reference,omitempty"`
 	// Class and Error are those of the last failure.
 	Class     string    `json:"class,omitempty"`
 	Error     string    `json:"error,omitempty"`
@@ -41,6 +45,29 @@ func (c *Conn) Ledger(ctx context.Context, r Request) (e Entry, ok bool, err err
 		return Entry{}, false, fmt.Errorf("read the ledger of %s: %w", r.ID, err)
 	}
 	return e, true, nil
+}
+
+// LedgerLine is an entry and whose it is.
+type LedgerLine struct {
+	ID    string
+	Gen   int
+	Entry Entry
+}
+
+// LedgerOf calls each for every entry of a batch: what is known of its requests
+// that did not end at once. One that cannot be read is left out.
+func (c *Conn) LedgerOf(ctx context.Context, batch string, each func(LedgerLine) error) error {
+	if !ValidName(batch) {
+		return fmt.Errorf("read the ledger of batch %q: it is not a name", batch)
+	}
+	return scanBucket(ctx, c, bucketLedger, batch+".*.*", func(key string, e Entry) error {
+		id, gen, _ := strings.Cut(strings.TrimPrefix(key, batch+"."), ".")
+		n, err := strconv.Atoi(gen)
+		if err != nil {
+			return nil //nolint:nilerr // a stranger's key
+		}
+		return each(LedgerLine{ID: id, Gen: n, Entry: e})
+	})
 }
 
 // WriteLedger stores the entry of a request's generation. Only the worker that

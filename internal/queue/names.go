@@ -49,18 +49,19 @@ var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 func requestID(r Request) string {
 	line := ""
 	if r.Reference == "" {
-		line = r.Line
+		line = string(r.Line)
 	}
-	var content strings.Builder
+	var content []byte
+	// With their lengths no two contents read the same. A line may be no text at
+	// all, and an encoding of texts would make bad bytes equal.
 	for _, list := range [][]string{{r.Batch, r.Reference, r.Digest, r.Identity, line}, r.Platforms, r.Keys} {
-		// With their lengths no two contents read the same. A line may be no text
-		// at all, and an encoding of texts would make bad bytes equal.
-		fmt.Fprintf(&content, "%d ", len(list))
+		content = append(strconv.AppendInt(content, int64(len(list)), 10), ' ')
 		for _, s := range list {
-			fmt.Fprintf(&content, "%d %s", len(s), s)
+			content = append(strconv.AppendInt(content, int64(len(s)), 10), ' ')
+			content = append(content, s...)
 		}
 	}
-	return hashName(content.String())
+	return hashName(string(content))
 }
 
 func hashName(s string) string {
@@ -73,6 +74,8 @@ func partitionName(p int) string { return fmt.Sprintf("%02d", p) }
 func bulkSubject(partition int, batch string) string {
 	return "sign.request.bulk." + partitionName(partition) + "." + batch
 }
+
+func eventSubject(source, batch string) string { return "sign.request.event." + source + "." + batch }
 
 func recordKey(batch, id string, gen int) string {
 	return batch + "." + id + "." + strconv.Itoa(gen)

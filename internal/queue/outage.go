@@ -25,7 +25,7 @@ func ask(ctx context.Context) (context.Context, context.CancelFunc) {
 const outagePatience = 30 * time.Second
 
 // ErrNotSetUp says that the server has no streams for this queue.
-var ErrNotSetUp = errors.New("the NATS server has no Signfleet streams; start a sign-worker first, it makes them")
+var ErrNotSetUp = errors.New("the NATS server has no Signfleet streams: make them with sign-worker setup and the operator's credentials")
 
 // errInterrupted says that the server ended a pull before its time: it shuts
 // down, the consumer moved, or too many are pulling.
@@ -68,9 +68,15 @@ func passing(err error) bool {
 }
 
 // explain turns an error into those of this room, and looks closer when nobody
-// answered: a stream or consumer that is not there is ErrNotSetUp, one without a
-// leader just now is a passing matter.
+// answered: a question that this user may not ask is a *DeniedError, a stream or
+// consumer that is not there is ErrNotSetUp, one without a leader just now is a
+// passing matter.
 func (c *Conn) explain(ctx context.Context, stream, consumer string, err error) error {
+	if passing(err) {
+		if denied := c.denied.of(stream); denied != nil {
+			return denied
+		}
+	}
 	if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return tooLarge(missing(err))
 	}
@@ -84,6 +90,21 @@ func (c *Conn) explain(ctx context.Context, stream, consumer string, err error) 
 		return found
 	}
 	return err
+}
+
+// insist asks a question again while it ends with a passing error: a cluster that
+// has just lost a server answers none for some seconds.
+func insist[T any](ctx context.Context, c *Conn, question func() (T, error)) (T, error) {
+	outage := outage{conn: c}
+	for {
+		answer, err := question()
+		if err == nil || !passing(err) {
+			return answer, err
+		}
+		if err := outage.sitOut(ctx, err); err != nil {
+			return answer, err
+		}
+	}
 }
 
 // outage is a stretch of failures with no success in between.

@@ -24,7 +24,7 @@ type Outcome struct {
 	Gen       int     `json:"gen"`
 	Batch     string  `json:"batch"`
 	Seq       int     `json:"seq"`
-	Line      string  `json:"line"`
+	Line      Text    `json:"line"`
 	Reference string  `json:"reference,omitempty"`
 	Verdict   Verdict `json:"verdict"`
 	// Class and Error say why, for dead; Error is the reason for skipped.
@@ -33,6 +33,8 @@ type Outcome struct {
 	// Digest is what the reference stood for.
 	Digest  string         `json:"digest,omitempty"`
 	Digests []SignedDigest `json:"digests,omitempty"`
+	// Request is what was asked, for cancelled: a dead letter has it for dead.
+	Request *Request `json:"request,omitempty"`
 
 	Worker      string    `json:"worker"`
 	Attempts    int       `json:"attempts"`

@@ -61,41 +61,72 @@ func (c *Conn) Waiting(ctx context.Context, batch string) (int, error) {
 	return int(min(waiting, math.MaxInt)), nil
 }
 
+// Backlog is what the queue holds: requests that wait for a worker or for their
+// next attempt, or that are in a worker's hands.
+type Backlog struct {
+	Bulk    int            `json:"bulk"`
+	Event   int            `json:"event"`
+	Batches map[string]int `json:"batches"`
+}
+
+// Backlog counts all requests in the queue. It needs STREAM.INFO of SIGN_REQUESTS.
+func (c *Conn) Backlog(ctx context.Context) (Backlog, error) {
+	subjects, err := c.requestsUnder(ctx, "sign.request.>")
+	if err != nil {
+		return Backlog{}, fmt.Errorf("count the requests in the queue: %w", err)
+	}
+	backlog := Backlog{Batches: make(map[string]int)}
+	for subject, count := range subjects {
+		n := int(min(count, math.MaxInt))
+		if _, bulk := partitionOf(subject); bulk {
+			backlog.Bulk += n
+		} else {
+			backlog.Event += n
+		}
+		backlog.Batches[subject[strings.LastIndexByte(subject, '.')+1:]] += n
+	}
+	return backlog, nil
+}
+
 // requestsUnder is how many requests there are under each subject that a filter covers.
 func (c *Conn) requestsUnder(ctx context.Context, filter string) (map[string]uint64, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	stream, err := c.js.Stream(ctx, streamRequests)
-	if err != nil {
-		return nil, missing(err)
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
-	if err != nil {
-		return nil, missing(err)
-	}
-	return info.State.Subjects, nil
+	return insist(ctx, c, func() (map[string]uint64, error) {
+		ctx, cancel := ask(ctx)
+		defer cancel()
+		stream, err := c.js.Stream(ctx, streamRequests)
+		if err != nil {
+			return nil, c.explain(ctx, streamRequests, "", err)
+		}
+		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+		if err != nil {
+			return nil, c.explain(ctx, streamRequests, "", err)
+		}
+		return info.State.Subjects, nil
+	})
 }
 
 // servedPartitions are the partitions that have a consumer, in order.
 func (c *Conn) servedPartitions(ctx context.Context) ([]int, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	stream, err := c.js.Stream(ctx, streamRequests)
-	if err != nil {
-		return nil, missing(err)
-	}
-	var partitions []int
-	names := stream.ConsumerNames(ctx)
-	for name := range names.Name() {
-		if p, ok := partitionOfConsumer(name); ok {
-			partitions = append(partitions, p)
+	return insist(ctx, c, func() ([]int, error) {
+		ctx, cancel := ask(ctx)
+		defer cancel()
+		stream, err := c.js.Stream(ctx, streamRequests)
+		if err != nil {
+			return nil, c.explain(ctx, streamRequests, "", err)
 		}
-	}
-	if err := names.Err(); err != nil {
-		return nil, fmt.Errorf("list consumers: %w", missing(err))
-	}
-	slices.Sort(partitions)
-	return partitions, nil
+		var partitions []int
+		names := stream.ConsumerNames(ctx)
+		for name := range names.Name() {
+			if p, ok := partitionOfConsumer(name); ok {
+				partitions = append(partitions, p)
+			}
+		}
+		if err := names.Err(); err != nil {
+			return nil, fmt.Errorf("list consumers: %w", c.explain(ctx, streamRequests, "", err))
+		}
+		slices.Sort(partitions)
+		return partitions, nil
+	})
 }
 
 // partitionOf reads the partition from the subject of a bulk request.

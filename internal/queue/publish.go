@@ -52,18 +52,10 @@ func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("publish request %d: %w", r.Seq, context.Cause(ctx))
 	}
-	if err := r.check(); err != nil {
+	msg, err := requestMessage(ctx, bulkSubject(p.partition, r.Batch), r)
+	if err != nil {
 		return fmt.Errorf("publish request %d: %w", r.Seq, err)
 	}
-	data, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encode request %d: %w", r.Seq, err)
-	}
-	msg := nats.NewMsg(bulkSubject(p.partition, r.Batch))
-	msg.Data = data
-	msg.Header.Set(jetstream.MsgIDHeader, r.messageID())
-	msg.Header.Set(jetstream.ExpectedStreamHeader, streamRequests)
-	propagation.TraceContext{}.Inject(ctx, headerCarrier(msg.Header))
 	if len(p.pending) >= maxPending {
 		if err := p.settle(ctx, maxPending/2); err != nil {
 			return err
@@ -77,6 +69,46 @@ func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	}
 	p.pending = append(p.pending, pendingPublish{seq: r.Seq, msg: msg, future: future, err: err})
 	return nil
+}
+
+// PublishEvent puts one request into the event lane, on behalf of a source of
+// events, and returns when the server has accepted it. A request that is there
+// already, or was within the duplicate window, is not stored again.
+func (c *Conn) PublishEvent(ctx context.Context, source string, r Request) error {
+	if !ValidName(source) {
+		return fmt.Errorf("publish an event: source %q is not a name", source)
+	}
+	msg, err := requestMessage(ctx, eventSubject(source, r.Batch), r)
+	if err != nil {
+		return fmt.Errorf("publish request %s: %w", r.ID, err)
+	}
+	asked, done := c.command(ctx, answerPatience, msg.Subject)
+	defer done()
+	if _, err := c.js.PublishMsg(asked, msg); err != nil {
+		err = c.explain(ctx, streamRequests, "", refused(asked, err))
+		if isStoreFailed(err) {
+			err = fmt.Errorf("%w (%w)", ErrFull, err)
+		}
+		return fmt.Errorf("publish request %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// requestMessage is the message of a request.
+func requestMessage(ctx context.Context, subject string, r Request) (*nats.Msg, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	msg := nats.NewMsg(subject)
+	msg.Data = data
+	msg.Header.Set(jetstream.MsgIDHeader, r.messageID())
+	msg.Header.Set(jetstream.ExpectedStreamHeader, streamRequests)
+	propagation.TraceContext{}.Inject(ctx, headerCarrier(msg.Header))
+	return msg, nil
 }
 
 // Flush waits until the server has accepted all that was published. A full

@@ -129,7 +129,7 @@ func TestARequestLargerThanTheServerTakes(t *testing.T) {
 	p := conn.Publisher(0)
 	large := func(seq, size int) queue.Request {
 		r := request("b", seq)
-		r.Line = strings.Repeat("x", size)
+		r.Line = queue.Text(strings.Repeat("x", size))
 		return r
 	}
 	require.NoError(t, p.Publish(within(t), request("b", 1)))

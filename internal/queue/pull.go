@@ -26,6 +26,9 @@ type pullRequest struct {
 	Expires time.Duration `json:"expires,omitempty"`
 }
 
+// pullSpare is room for the statuses that come along with the messages of a pull.
+const pullSpare = 8
+
 // pull asks one consumer for messages. What came before an error or before the
 // end of ctx is returned along with it: no message is left without a holder.
 func (c *Conn) pull(ctx context.Context, stream, consumer string, request pullRequest) ([]*nats.Msg, error) {
@@ -34,7 +37,10 @@ func (c *Conn) pull(ctx context.Context, stream, consumer string, request pullRe
 		return nil, fmt.Errorf("pull from %s: %w", consumer, err)
 	}
 	inbox := c.nc.NewInbox()
-	sub, err := c.nc.SubscribeSync(inbox)
+	// A channel of our own: that of a synchronous subscription has room for half
+	// a million messages.
+	came := make(chan *nats.Msg, request.Batch+pullSpare)
+	sub, err := c.nc.ChanSubscribe(inbox, came)
 	if err != nil {
 		return nil, fmt.Errorf("pull from %s: %w", consumer, err)
 	}
@@ -44,9 +50,9 @@ func (c *Conn) pull(ctx context.Context, stream, consumer string, request pullRe
 	}
 	waiting, cancel := context.WithTimeout(ctx, request.Expires+pullPatience)
 	defer cancel()
-	msgs, err := receive(waiting, sub, request.Batch)
+	msgs, err := receive(waiting, came, request.Batch)
 	if waiting.Err() != nil && len(msgs) < request.Batch {
-		msgs = append(msgs, c.handOver(ctx, sub)...)
+		msgs = append(msgs, c.handOver(ctx, sub, came)...)
 	}
 	if err != nil {
 		return msgs, fmt.Errorf("pull from %s: %w", consumer, err)
@@ -56,19 +62,28 @@ func (c *Conn) pull(ctx context.Context, stream, consumer string, request pullRe
 
 // receive collects up to n messages until the server says that there are no
 // more, or ctx ends.
-func receive(ctx context.Context, sub *nats.Subscription, n int) ([]*nats.Msg, error) {
-	var msgs []*nats.Msg
+func receive(ctx context.Context, came <-chan *nats.Msg, n int) ([]*nats.Msg, error) {
+	msgs := make([]*nats.Msg, 0, n)
 	for len(msgs) < n {
-		msg, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return msgs, err
+		select {
+		case msg := <-came:
+			if status := statusOf(msg); status != "" {
+				return msgs, statusError(status, msg.Header.Get("Description"))
+			}
+			msgs = append(msgs, msg)
+		case <-ctx.Done():
+			return msgs, ctx.Err()
 		}
-		if status := msg.Header.Get("Status"); status != "" && len(msg.Data) == 0 {
-			return msgs, statusError(status, msg.Header.Get("Description"))
-		}
-		msgs = append(msgs, msg)
 	}
 	return msgs, nil
+}
+
+// statusOf is the status that the server sends in place of a message, or "".
+func statusOf(msg *nats.Msg) string {
+	if len(msg.Data) > 0 {
+		return ""
+	}
+	return msg.Header.Get("Status")
 }
 
 // statusError tells the ordinary ends of a pull (nothing there, time is up)
@@ -77,6 +92,8 @@ func statusError(status, description string) error {
 	switch status {
 	case "404", "408":
 		return nil
+	case "503":
+		return nats.ErrNoResponders
 	case "409":
 		return fmt.Errorf("%w: %s", errInterrupted, description)
 	}
@@ -87,7 +104,7 @@ func statusError(status, description string) error {
 // it has sent. Once it knows that nobody listens it gives messages to others;
 // those sent before that are in front of its answer to a ping. Without this
 // they would be nobody's until their ack wait is over.
-func (c *Conn) handOver(ctx context.Context, sub *nats.Subscription) []*nats.Msg {
+func (c *Conn) handOver(ctx context.Context, sub *nats.Subscription, came <-chan *nats.Msg) []*nats.Msg {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullPatience)
 	defer cancel()
 	// Drain, unlike Unsubscribe, keeps what arrives.
@@ -96,15 +113,13 @@ func (c *Conn) handOver(ctx context.Context, sub *nats.Subscription) []*nats.Msg
 	}
 	var msgs []*nats.Msg
 	for {
-		if queued, _, err := sub.Pending(); err != nil || queued == 0 {
+		select {
+		case msg := <-came:
+			if statusOf(msg) == "" {
+				msgs = append(msgs, msg)
+			}
+		default:
 			return msgs
-		}
-		msg, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return msgs
-		}
-		if msg.Header.Get("Status") == "" {
-			msgs = append(msgs, msg)
 		}
 	}
 }

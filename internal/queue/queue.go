@@ -8,6 +8,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,19 +28,40 @@ type Options struct {
 	URL string
 	// Name is shown to operators of the NATS server (default "signfleet").
 	Name string
+	// Role is the part of this process in the fleet: it decides how the subjects
+	// of answers begin. None is that of a client whom the server lets do all.
+	Role Role
+
+	// How streams are laid out by Setup, and by Ensure where they are missing.
+
 	// Partitions is the number of queues of the bulk lane, 1 to 100 (default 16).
 	Partitions int
+	// Replicas is how many servers of a cluster have each stream, 1 to 5 (default 1).
+	Replicas int
 	// AckWait is how long after the last sign of life a request is given to
 	// another worker (default 30 s).
 	AckWait time.Duration
+	// Retention is how long outcomes, dead letters and batches are kept (default
+	// 30 days), LedgerAge how long what is known of a request that was not heard
+	// of any more (default 7 days).
+	Retention time.Duration
+	LedgerAge time.Duration
+	// DuplicateWindow is within what time a request published twice is stored
+	// once (default 10 min).
+	DuplicateWindow time.Duration
+	// RequestBytes is what the server reserves on its disk for requests (default
+	// 2 GiB), RecordBytes for outcomes and for dead letters each (default 4 GiB:
+	// 1,000,000 outcomes of three digests are about 1.4 GB), BucketBytes for each
+	// bucket (default 256 MiB). Below zero is no limit.
+	RequestBytes int64
+	RecordBytes  int64
+	BucketBytes  int64
+	// Unlimited leaves out all byte limits: for a server that serves one submission.
+	Unlimited bool
+
 	// LockTTL is how long a lock outlives its last renewal, in whole seconds
 	// (default 60 s). It is renewed four times within that.
 	LockTTL time.Duration
-	// Retention is how long outcomes, dead letters and batches are kept (default 30 days).
-	Retention time.Duration
-	// Unlimited leaves out the byte limits, which a server reserves on its disk:
-	// for a server that serves one submission.
-	Unlimited bool
 	// PollInterval is how often a lane asks which of its partitions hold
 	// requests (default 0.5 s).
 	PollInterval time.Duration
@@ -56,22 +78,22 @@ type Options struct {
 
 // withDefaults fills what was left zero.
 func (o Options) withDefaults() Options {
-	set := func(d *time.Duration, value time.Duration) {
-		if *d == 0 {
-			*d = value
-		}
+	if o.Unlimited {
+		o.RequestBytes, o.RecordBytes, o.BucketBytes = -1, -1, -1
 	}
-	if o.Name == "" {
-		o.Name = "signfleet"
-	}
-	if o.Partitions == 0 {
-		o.Partitions = 16
-	}
-	set(&o.AckWait, 30*time.Second)
-	set(&o.LockTTL, 60*time.Second)
-	set(&o.Retention, 30*24*time.Hour)
-	set(&o.PollInterval, 500*time.Millisecond)
-	set(&o.IdleWait, 5*time.Second)
+	o.Name = cmp.Or(o.Name, "signfleet")
+	o.Partitions = cmp.Or(o.Partitions, 16)
+	o.Replicas = cmp.Or(o.Replicas, 1)
+	o.AckWait = cmp.Or(o.AckWait, 30*time.Second)
+	o.LockTTL = cmp.Or(o.LockTTL, 60*time.Second)
+	o.Retention = cmp.Or(o.Retention, 30*24*time.Hour)
+	o.LedgerAge = cmp.Or(o.LedgerAge, 7*24*time.Hour)
+	o.DuplicateWindow = cmp.Or(o.DuplicateWindow, 10*time.Minute)
+	o.RequestBytes = max(-1, cmp.Or(o.RequestBytes, 2<<30))
+	o.RecordBytes = max(-1, cmp.Or(o.RecordBytes, 4<<30))
+	o.BucketBytes = max(-1, cmp.Or(o.BucketBytes, 256<<20))
+	o.PollInterval = cmp.Or(o.PollInterval, 500*time.Millisecond)
+	o.IdleWait = cmp.Or(o.IdleWait, 5*time.Second)
 	return o
 }
 
@@ -80,13 +102,25 @@ func (o Options) Validate() error {
 	switch {
 	case o.URL == "" && o.InProcess == nil:
 		return errors.New("nats-url: no NATS server given")
-	case o.Partitions < 0 || o.Partitions > 100:
+	case !o.Role.known():
+		return fmt.Errorf("role: %q is none of submitter, webhook, worker, operator", o.Role)
+	case o.Partitions < 0 || o.Partitions > maxPartitions:
 		return fmt.Errorf("partitions: %d is not between 1 and 100", o.Partitions)
-	case o.AckWait < 0 || o.LockTTL < 0 || o.Retention < 0 || o.PollInterval < 0 || o.IdleWait < 0:
+	case o.Replicas < 0 || o.Replicas > 5:
+		return fmt.Errorf("replicas: %d is not between 1 and 5", o.Replicas)
+	case o.AckWait < 0 || o.PollInterval < 0 || o.IdleWait < 0:
 		return errors.New("a duration of the queue is negative")
-	case o.LockTTL%time.Second != 0:
+	case o.AckWait > 0 && o.AckWait < time.Second/2:
+		return fmt.Errorf("ack-wait: %s is too short for a sign of life in between", o.AckWait)
+	case o.DuplicateWindow < 0 || o.DuplicateWindow > 0 && o.DuplicateWindow < 100*time.Millisecond:
+		return fmt.Errorf("duplicate-window: %s is less than 100ms", o.DuplicateWindow)
+	case o.Retention < 0 || o.Retention > 0 && o.Retention < time.Minute:
+		return fmt.Errorf("retention: %s is less than a minute", o.Retention)
+	case o.LedgerAge < 0 || o.LedgerAge > 0 && o.LedgerAge < time.Minute:
+		return fmt.Errorf("ledger-age: %s is less than a minute", o.LedgerAge)
+	case o.LockTTL < 0 || o.LockTTL%time.Second != 0:
 		// The server cuts the rest off: the lock would end before its lease.
-		return fmt.Errorf("lock TTL: %s is not a whole number of seconds", o.LockTTL)
+		return fmt.Errorf("lock-ttl: %s is not a whole number of seconds", o.LockTTL)
 	}
 	return nil
 }
@@ -94,9 +128,10 @@ func (o Options) Validate() error {
 // Conn is a connection to the queue. It is safe for use by several goroutines
 // and outlives a restart of the NATS server.
 type Conn struct {
-	options Options
+	options Options // Partitions and AckWait are the server's once it was asked
 	nc      *nats.Conn
 	js      jetstream.JetStream
+	denied  *denials
 }
 
 // Connect opens a connection. It fails when no server answers, or one that is
@@ -106,7 +141,8 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	nc, err := nats.Connect(o.URL, connectOptions(ctx, o)...)
+	denied := new(denials)
+	nc, err := nats.Connect(o.URL, connectOptions(ctx, o, denied)...)
 	if err != nil {
 		if bad := new(url.Error); errors.As(err, &bad) {
 			err = errors.New("not a URL") // the error would quote it, password and all
@@ -117,17 +153,23 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		nc.Close()
 		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), err)
 	}
+	if err := checkInbox(ctx, nc, o.Role); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), err)
+	}
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxPending), jetstream.WithPublishAsyncTimeout(answerPatience))
 	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
-	return &Conn{options: o, nc: nc, js: js}, nil
+	return &Conn{options: o, nc: nc, js: js, denied: denied}, nil
 }
 
-func connectOptions(ctx context.Context, o Options) []nats.Option {
+func connectOptions(ctx context.Context, o Options, denied *denials) []nats.Option {
 	options := []nats.Option{
 		nats.Name(o.Name),
+		nats.CustomInboxPrefix(o.Role.inboxPrefix()),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied.note(err) }),
 		nats.MaxReconnects(-1),
 		// Credentials that are refused twice may be accepted again after a rotation.
 		nats.IgnoreAuthErrorAbort(),
@@ -175,8 +217,10 @@ func checkServer(version string) error {
 // Close ends the connection at once; what was not acknowledged stays in the queue.
 func (c *Conn) Close() { c.nc.Close() }
 
-// Partitions is the number of queues of the bulk lane.
+// Partitions is the number of queues of the bulk lane: after Setup and Ensure,
+// of those on the server.
 func (c *Conn) Partitions() int { return c.options.Partitions }
 
-// AckWait is how long a delivery may go without a sign of life.
+// AckWait is how long a delivery may go without a sign of life: after Setup and
+// Ensure, on the server.
 func (c *Conn) AckWait() time.Duration { return c.options.AckWait }

@@ -45,7 +45,7 @@ func connect(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
 // stranger is a connection that sets nothing up.
 func stranger(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
 	t.Helper()
-	o.URL, o.Unlimited, o.PollInterval = srv.ClientURL(), true, 50*time.Millisecond
+	o.URL, o.Unlimited, o.PollInterval = srv.ClientURL(), o.RecordBytes == 0, 50*time.Millisecond
 	conn, err := queue.Connect(within(t), o)
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
@@ -73,7 +73,7 @@ func within(t testing.TB) context.Context {
 func request(batch string, seq int) queue.Request {
 	line := fmt.Sprintf("r.example/%s/app:%d", batch, seq)
 	return queue.Request{
-		Batch: batch, Seq: seq, Line: line, Reference: line, Timeout: queue.Seconds(time.Minute),
+		Batch: batch, Seq: seq, Line: queue.Text(line), Reference: line, Timeout: queue.Seconds(time.Minute),
 		SubmittedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	}.Sealed()
 }
@@ -175,7 +175,7 @@ func TestOptionsThatCannotBeObeyedAreNamed(t *testing.T) {
 		"nats-url":   {},
 		"partitions": {URL: url, Partitions: 101},
 		"negative":   {URL: url, AckWait: -1},
-		"lock TTL":   {URL: url, LockTTL: 1500 * time.Millisecond},
+		"lock-ttl":   {URL: url, LockTTL: 1500 * time.Millisecond},
 	} {
 		require.ErrorContains(t, o.Validate(), want)
 	}

@@ -114,11 +114,29 @@ func (c *Conn) DeadLetter(ctx context.Context, batch, id string, gen int) (DeadL
 	return letter, nil
 }
 
+// DeadLetters calls each for every dead letter of a batch that is stored by now.
+// One that cannot be read is left out.
+func (c *Conn) DeadLetters(ctx context.Context, batch string, each func(DeadLetter) error) error {
+	if !ValidName(batch) {
+		return fmt.Errorf("read the dead letters of batch %q: it is not a name", batch)
+	}
+	return c.scan(ctx, streamDead, "sign.dead."+batch+".>", func(msg *nats.Msg) error {
+		var letter DeadLetter
+		if forged(msg.Header) || decode(msg.Data, &letter) != nil {
+			return nil
+		}
+		if r := letter.Request; r.Batch != batch || msg.Subject != deadSubject(batch, r.ID, r.Gen) {
+			return nil
+		}
+		return each(letter)
+	})
+}
+
 func (c *Conn) store(ctx context.Context, stream, subject string, data []byte) error {
-	ctx, cancel := ask(ctx)
-	defer cancel()
+	ctx, done := c.command(ctx, answerPatience, subject)
+	defer done()
 	_, err := c.js.Publish(ctx, subject, data, jetstream.WithExpectStream(stream))
-	return c.explain(ctx, stream, "", err)
+	return c.explain(ctx, stream, "", refused(ctx, err))
 }
 
 func isStoreFailed(err error) bool {
@@ -164,11 +182,12 @@ func decodeRecord(data []byte, into any) error {
 
 // last reads the last message of a subject by direct get, or ErrNone.
 func (c *Conn) last(ctx context.Context, stream, subject string) (*nats.Msg, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	reply, err := c.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+stream+"."+subject, nil)
+	question := "$JS.API.DIRECT.GET." + stream + "." + subject
+	ctx, done := c.command(ctx, answerPatience, question)
+	defer done()
+	reply, err := c.nc.RequestWithContext(ctx, question, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", subject, c.explain(ctx, stream, "", err))
+		return nil, fmt.Errorf("read %s: %w", subject, c.explain(ctx, stream, "", refused(ctx, err)))
 	}
 	switch status := reply.Header.Get("Status"); status {
 	case "":

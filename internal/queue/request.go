@@ -17,7 +17,7 @@ type Request struct {
 	// Seq is the place of the request in its batch, from 1.
 	Seq int `json:"seq"`
 	// Line is the line of the image list as its author wrote it.
-	Line string `json:"line"`
+	Line Text `json:"line"`
 	// Reference is what is to be signed, after overrides. It is empty for a
 	// line that could not be read; Problem then says why.
 	Reference string `json:"reference"`

@@ -1,10 +1,13 @@
 package queue_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -13,51 +16,154 @@ import (
 	"github.com/signfleet/signfleet/internal/queue/queuetest"
 )
 
-func TestSetupTakesWhatIsThere(t *testing.T) {
+func setup(ctx context.Context, conn *queue.Conn) error {
+	_, err := conn.Setup(ctx)
+	return err
+}
+
+func TestSetupMakesWhatIsMissingAndAdjustsTheRest(t *testing.T) {
 	t.Parallel()
-	srv, conn := newQueue(t, queue.Options{})
-	require.NoError(t, conn.Setup(within(t)))
+	srv := queuetest.StartServer(t)
+	o := queue.Options{Partitions: 2, RequestBytes: 1 << 20, RecordBytes: 1 << 20, BucketBytes: 1 << 20}
+	changes, err := stranger(t, srv, o).Setup(within(t))
+	require.NoError(t, err)
+	require.Len(t, changes, 3+5+2+1)
+	for _, change := range changes {
+		require.Equal(t, "made", change.What)
+	}
+	changes, err = stranger(t, srv, o).Setup(within(t))
+	require.NoError(t, err)
+	require.Empty(t, changes, "the second time there is nothing to do")
+
+	o.Partitions, o.Retention, o.RecordBytes, o.AckWait, o.DuplicateWindow, o.LedgerAge = 3, time.Hour, -1, 3*time.Second, time.Minute, 2*time.Hour
+	changes, err = stranger(t, srv, o).Setup(within(t))
+	require.NoError(t, err)
+	require.Equal(t, []queue.Change{
+		{Name: "stream SIGN_REQUESTS", What: "duplicate_window 10m0s to 1m0s"},
+		{Name: "stream SIGN_OUTCOMES", What: "max_age 720h0m0s to 1h0m0s"},
+		{Name: "stream SIGN_OUTCOMES", What: "max_bytes 1048576 to -1"},
+		{Name: "stream SIGN_DEAD", What: "max_age 720h0m0s to 1h0m0s"},
+		{Name: "stream SIGN_DEAD", What: "max_bytes 1048576 to -1"},
+		{Name: "bucket SIGN_BATCHES", What: "max_age 720h0m0s to 1h0m0s"},
+		{Name: "bucket SIGN_LEDGER", What: "max_age 168h0m0s to 2h0m0s"},
+		{Name: "consumer bulk-00", What: "ack_wait 30s to 3s"},
+		{Name: "consumer bulk-01", What: "ack_wait 30s to 3s"},
+		{Name: "consumer bulk-02", What: "made"},
+		{Name: "consumer event", What: "ack_wait 30s to 3s"},
+	}, changes)
+	_, js := raw(t, srv)
+	outcomes, err := js.Stream(within(t), "SIGN_OUTCOMES")
+	require.NoError(t, err)
+	require.Equal(t, time.Hour, outcomes.CachedInfo().Config.MaxAge)
+	require.Equal(t, int64(-1), outcomes.CachedInfo().Config.MaxBytes)
+	changes, err = stranger(t, srv, o).Setup(within(t))
+	require.NoError(t, err)
+	require.Empty(t, changes)
+}
+
+func TestEnsureChangesNothingAndLearns(t *testing.T) {
+	t.Parallel()
+	srv, _ := newQueue(t, queue.Options{Partitions: 3, Retention: time.Hour, AckWait: 7 * time.Second})
+	conn := stranger(t, srv, queue.Options{Partitions: 16, AckWait: time.Minute, Retention: 2 * time.Hour, RequestBytes: 1 << 20})
+	require.NoError(t, conn.Ensure(within(t)))
+	require.Equal(t, 3, conn.Partitions())
+	require.Equal(t, 7*time.Second, conn.AckWait())
+	publish(t, conn, 2, "b", 1)
+	require.NoError(t, one(t, conn.BulkLane()).Done(within(t)))
 
 	_, js := raw(t, srv)
-	for _, name := range []string{"SIGN_REQUESTS", "SIGN_OUTCOMES", "SIGN_DEAD"} {
+	for name, age := range map[string]time.Duration{"SIGN_REQUESTS": 0, "SIGN_OUTCOMES": time.Hour} {
 		s, err := js.Stream(within(t), name)
 		require.NoError(t, err)
-		config := s.CachedInfo().Config
-		config.MaxBytes = 1 << 20
-		config.Description = "an operator's"
-		_, err = js.UpdateStream(within(t), config)
-		require.NoError(t, err)
+		require.Equal(t, age, s.CachedInfo().Config.MaxAge)
+		require.Equal(t, int64(-1), s.CachedInfo().Config.MaxBytes)
 	}
-	other := connect(t, srv, queue.Options{Retention: 24 * time.Hour, LockTTL: 5 * time.Second, AckWait: 3 * time.Second})
-	publish(t, other, 0, "b", 1)
-	require.NoError(t, one(t, conn.BulkLane()).Done(within(t)))
-	s, err := js.Stream(within(t), "SIGN_OUTCOMES")
+}
+
+func TestEnsureMakesWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	srv := queuetest.StartServer(t)
+	conn := stranger(t, srv, queue.Options{Partitions: 2, Unlimited: true})
+	require.NoError(t, conn.Ensure(within(t)))
+	changes, err := stranger(t, srv, queue.Options{Partitions: 2, Unlimited: true}).Setup(within(t))
 	require.NoError(t, err)
-	require.Equal(t, int64(1<<20), s.CachedInfo().Config.MaxBytes)
+	require.Empty(t, changes)
+
+	_, js := raw(t, srv)
+	require.NoError(t, js.DeleteConsumer(within(t), "SIGN_REQUESTS", "event"))
+	require.NoError(t, stranger(t, srv, queue.Options{}).Ensure(within(t)))
+	_, err = js.Consumer(within(t), "SIGN_REQUESTS", "event")
+	require.NoError(t, err)
+}
+
+func TestAPartitionMadeLaterIsServed(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{Partitions: 2})
+	lane := conn.BulkLane()
+	publish(t, conn, 0, "b", 1)
+	require.NoError(t, one(t, lane).Done(within(t)))
+	more := connect(t, srv, queue.Options{Partitions: 5})
+	publish(t, more, 4, "b", 2)
+	require.NoError(t, one(t, lane).Done(within(t)))
+}
+
+func TestWithoutPermissionItIsSaid(t *testing.T) {
+	t.Parallel()
+	srv := queuetest.StartServerWith(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "operator", Password: "p"},
+			{Username: "nobody", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{
+				Allow: []string{"$JS.API.STREAM.INFO.>"},
+			}}},
+		}
+	})
+	connectAs := func(user string) *queue.Conn {
+		conn, err := queue.Connect(within(t), queue.Options{URL: strings.Replace(srv.ClientURL(), "://", "://"+user+":p@", 1), Partitions: 2, Unlimited: true})
+		require.NoError(t, err)
+		t.Cleanup(conn.Close)
+		return conn
+	}
+	nobody := connectAs("nobody")
+	err := nobody.Ensure(within(t))
+	require.ErrorIs(t, err, queue.ErrNotSetUp)
+	var denied *queue.DeniedError
+	require.ErrorAs(t, err, &denied)
+	require.Equal(t, "$JS.API.STREAM.CREATE.SIGN_REQUESTS", denied.Subject)
+	require.ErrorContains(t, err, "sign-worker setup")
+
+	require.NoError(t, setup(within(t), connectAs("operator")))
+	_, err = nobody.Record(within(t), queue.Outcome{Batch: "b", ID: "i"})
+	require.ErrorAs(t, err, &denied, "and not a timeout that is waited out")
+	require.Equal(t, "sign.outcome.b.i.0", denied.Subject)
 }
 
 func TestSetupOrphansNoPartition(t *testing.T) {
 	t.Parallel()
 	srv, _ := newQueue(t, queue.Options{Partitions: 4})
 	var conflict *queue.ConflictError
-	require.ErrorAs(t, stranger(t, srv, queue.Options{Partitions: 2}).Setup(within(t)), &conflict)
+	require.ErrorAs(t, setup(within(t), stranger(t, srv, queue.Options{Partitions: 2})), &conflict)
 	require.Equal(t, "SIGN_REQUESTS", conflict.Stream)
-	require.Equal(t, "it has 4 partitions, and this process is to serve 2", conflict.Difference)
+	require.Equal(t, "it has 4 partitions, and 2 are asked for", conflict.Difference)
 	require.ErrorContains(t, conflict, "bulk-02")
 	require.NotContains(t, conflict.Error(), "made by something else")
 
-	require.NoError(t, stranger(t, srv, queue.Options{Partitions: 4}).Setup(within(t)))
-	require.NoError(t, stranger(t, srv, queue.Options{Partitions: 6}).Setup(within(t)))
-	require.ErrorAs(t, stranger(t, srv, queue.Options{Partitions: 4}).Setup(within(t)), &conflict)
+	require.NoError(t, setup(within(t), stranger(t, srv, queue.Options{Partitions: 4})))
+	require.NoError(t, setup(within(t), stranger(t, srv, queue.Options{Partitions: 6})))
+	require.ErrorAs(t, setup(within(t), stranger(t, srv, queue.Options{Partitions: 4})), &conflict)
 }
 
 func TestSetupByManyAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := queuetest.StartServer(t)
 	var group errgroup.Group
-	for range 8 {
+	for n := range 8 {
 		conn := stranger(t, srv, queue.Options{Partitions: 3})
-		group.Go(func() error { return conn.Setup(within(t)) })
+		group.Go(func() error {
+			if n%2 == 0 {
+				return conn.Ensure(within(t))
+			}
+			return setup(within(t), conn)
+		})
 	}
 	require.NoError(t, group.Wait())
 }
@@ -85,14 +191,13 @@ func TestSetupRefusesAnotherLayout(t *testing.T) {
 		"subjects are [sign.request.bulk.>]": with(requests, func(c config) { c.Subjects = []string{"sign.request.bulk.>"} }),
 		"retention is":                       with(requests, func(c config) { c.Retention = jetstream.LimitsPolicy }),
 		"discards":                           with(requests, func(c config) { c.Discard = jetstream.DiscardOld }),
-		"to 7 messages":                      with(requests, func(c config) { c.MaxMsgsPerSubject = 7 }),
+		"it holds 7 messages of each":        with(requests, func(c config) { c.MaxMsgsPerSubject = 7 }),
 		"forgets messages after 1h":          with(requests, func(c config) { c.MaxAge = time.Hour }),
-		"knows duplicates for 1m":            with(requests, func(c config) { c.Duplicates = time.Minute }),
 		"its storage is":                     with(requests, func(c config) { c.Storage = jetstream.MemoryStorage }),
 		"refuse a second":                    with(outcomes, func(c config) { c.DiscardNewPerSubject = false }),
 		"direct get":                         with(outcomes, func(c config) { c.AllowDirect = false }),
 		"allow_msg_ttl":                      locks,
-		"forgets keys":                       with(locks, func(c config) { c.AllowMsgTTL = true; c.MaxAge = time.Hour }),
+		"messages after 1h0m0s":              with(locks, func(c config) { c.AllowMsgTTL = true; c.MaxAge = time.Hour }),
 		"allow_rollup":                       with(locks, func(c config) { c.AllowMsgTTL = true; c.AllowRollup = false }),
 		"another stream takes the subjects":  {Name: "STRANGER", Subjects: []string{"sign.>"}},
 	} {
@@ -103,10 +208,12 @@ func TestSetupRefusesAnotherLayout(t *testing.T) {
 			_, err := js.CreateStream(within(t), have)
 			require.NoError(t, err)
 			conn := stranger(t, srv, queue.Options{Partitions: 3})
-			var conflict *queue.ConflictError
-			require.ErrorAs(t, conn.Setup(within(t)), &conflict)
-			require.Contains(t, conflict.Difference, difference)
-			require.ErrorContains(t, conflict, conflict.Stream)
+			for _, err := range []error{setup(within(t), conn), conn.Ensure(within(t))} {
+				var conflict *queue.ConflictError
+				require.ErrorAs(t, err, &conflict)
+				require.Contains(t, conflict.Difference, difference)
+				require.ErrorContains(t, conflict, conflict.Stream)
+			}
 		})
 	}
 }
@@ -129,10 +236,17 @@ func TestWithoutStreamsEverythingSaysSo(t *testing.T) {
 		"follow":    func() error { return conn.Follow(ctx, "b", nothing, func(queue.Outcome) error { return nil }) },
 		"ledger":    func() error { _, _, err := conn.Ledger(ctx, r); return err },
 		"waiting":   func() error { _, err := conn.Waiting(ctx, "b"); return err },
-		"cancelled": func() error { _, err := conn.Cancelled(ctx, "b"); return err },
+		"cancelled": func() error { _, _, err := conn.Cancelled(ctx, "b"); return err },
 		"batch":     func() error { _, err := conn.Batch(ctx, "b"); return err },
 		"batches":   func() error { _, err := conn.Batches(ctx); return err },
-		"cancel":    func() error { return conn.Cancel(ctx, "b") },
+		"cancel":    func() error { return conn.Cancel(ctx, "b", 0) },
+		"paused":    func() error { _, _, err := conn.Paused(ctx, "bulk"); return err },
+		"pause":     func() error { return conn.Pause(ctx, queue.Pause{Target: "bulk"}) },
+		"present":   func() error { _, err := conn.Present(ctx); return err },
+		"announce":  func() error { return conn.Announce(ctx, queue.Presence{Worker: "w"}) },
+		"records":   func() error { return conn.BatchRecords(ctx, func(queue.Batch) error { return nil }) },
+		"backlog":   func() error { _, err := conn.Backlog(ctx); return err },
+		"events":    func() error { return conn.PublishEvent(ctx, "hub", r) },
 		"lock":      func() error { _, err := conn.Locker("w").Lock(ctx, "x"); return err },
 	} {
 		require.ErrorIs(t, call(), queue.ErrNotSetUp, what)

@@ -26,6 +26,10 @@ const (
 	// its lease lasts for leaseMargin: so it ends while the lease still holds.
 	writeTimeout = 20 * time.Second
 	leaseMargin  = 30 * time.Second
+
+	// finishTimeout is how long a write that is under way may go on when it is
+	// no longer wanted. One that takes longer is of unknown outcome, as others are.
+	finishTimeout = 5 * time.Second
 )
 
 var (
@@ -220,17 +224,37 @@ func (a *attaching) upload(ctx context.Context, found attachment) (uploaded bool
 // put writes the attachment. Its deadline ends before the lease does, and runs
 // only while the write is under way: what waits for its turn at the host can
 // do no harm, and how long is left of the lease is asked when the turn has come.
+//
+// A write that is under way outlives the end of ctx for a while. Cut off, it
+// might land when the lock is somebody else's already, over signatures that
+// were not there when it was made.
 func (a *attaching) put(ctx context.Context, lease Lease, body []byte) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	writing, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	return a.repo.PutManifest(ctx, a.tag, oci.MediaTypeImageManifest, body, func() (end func(), err error) {
+	endAfter := func(d time.Duration) (stop func() bool) {
+		return context.AfterFunc(ctx, func() {
+			timer := time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
+			context.AfterFunc(writing, func() { timer.Stop() })
+		})
+	}
+	waiting := endAfter(0)
+	defer func() { waiting() }()
+	return a.repo.PutManifest(writing, a.tag, oci.MediaTypeImageManifest, body, func() (end func(), err error) {
+		if waiting(); ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if lease.Left() < leaseMargin {
 			return nil, errLeaseShort
 		}
-		timer := time.AfterFunc(writeTimeout, func() {
+		late := time.AfterFunc(writeTimeout, func() {
 			cancel(fmt.Errorf("not written within %s: %w", writeTimeout, context.DeadlineExceeded))
 		})
-		return func() { timer.Stop() }, nil
+		finishing := endAfter(finishTimeout)
+		return func() {
+			late.Stop()
+			finishing()
+			waiting = endAfter(0) // for the next turn, if it has to be sent again
+		}, nil
 	})
 }
 

@@ -1,10 +1,10 @@
 package submit
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,12 +15,12 @@ import (
 // submitted again, and what is known of each line beside it, as JSON. Each
 // file appears whole or not at all. Without failures, the pair of an earlier
 // run is removed; a file that is not of such a pair stays.
-func WriteFailed(path string, r Report) error {
+func WriteFailed(path string, r *Report) error {
 	details := DetailsPath(path)
 	if special(path) {
 		return writeSpecial(path, r)
 	}
-	if len(r.Failures) == 0 {
+	if r.Listed == 0 {
 		if isDetails(details) != nil {
 			return nil
 		}
@@ -31,17 +31,10 @@ func WriteFailed(path string, r Report) error {
 		}
 		return nil
 	}
-	data, err := json.MarshalIndent(struct {
-		Batch  string    `json:"batch"`
-		Failed []Failure `json:"failed"`
-	}{r.Batch, r.Failures}, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode failed list: %w", err)
-	}
-	if err := writeAtomically(details, append(data, '\n')); err != nil {
+	if err := writeAtomically(details, r.WriteJSON); err != nil {
 		return fmt.Errorf("write details of failed list: %w", err)
 	}
-	if err := writeAtomically(path, r.lines()); err != nil {
+	if err := writeAtomically(path, r.WriteText); err != nil {
 		return fmt.Errorf("write failed list: %w", err)
 	}
 	return nil
@@ -101,16 +94,6 @@ func SameFile(a, b string) bool {
 	return err == nil && os.SameFile(first, second)
 }
 
-// lines are the lines of the failed list as their author wrote them.
-func (r Report) lines() []byte {
-	var lines bytes.Buffer
-	for _, f := range r.Failures {
-		lines.WriteString(f.Line)
-		lines.WriteByte('\n')
-	}
-	return lines.Bytes()
-}
-
 // special reports whether path is there and no file: a device or a pipe, such
 // as /dev/stdout. That is written to, and never replaced or removed.
 func special(path string) bool {
@@ -119,15 +102,15 @@ func special(path string) bool {
 }
 
 // writeSpecial writes the list alone: there is no place beside a device.
-func writeSpecial(path string, r Report) error {
-	if len(r.Failures) == 0 {
+func writeSpecial(path string, r *Report) error {
+	if r.Listed == 0 {
 		return nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0) //nolint:gosec // G304: the user's own choice
 	if err != nil {
 		return fmt.Errorf("write failed list: %w", err)
 	}
-	_, err = f.Write(r.lines())
+	err = r.WriteText(f)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write failed list: %w", err)
 	}
@@ -144,14 +127,14 @@ func DetailsPath(path string) string {
 	return strings.TrimSuffix(path, extension) + ".json"
 }
 
-// writeAtomically replaces a file by one with the given content.
-func writeAtomically(path string, data []byte) error {
+// writeAtomically replaces a file by one that is written meanwhile.
+func writeAtomically(path string, write func(io.Writer) error) error {
 	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(temp.Name()) //nolint:errcheck // gone after the rename
-	_, err = temp.Write(data)
+	err = write(temp)
 	err = errors.Join(err, temp.Chmod(0o644), temp.Sync(), temp.Close())
 	if err != nil {
 		return err

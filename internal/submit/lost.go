@@ -12,10 +12,11 @@ import (
 const defaultCheckEvery = 30 * time.Second
 
 // replaceLost sees to it that a batch comes to its end although the server lost
-// requests that it had acknowledged, as it may in a power loss: it is asked now
-// and then whether it holds any of the batch, and what then has neither a place
-// in the queue nor an outcome is published again. It returns with errComplete
-// or the end of ctx.
+// requests that it had acknowledged, as it may in a power loss, or whoever asked
+// for a retry died before it was published: the server is asked now and then
+// whether it holds any of the batch, and what then has neither a place in the
+// queue nor an outcome is published again. It returns with errComplete or the
+// end of ctx.
 func (s *Submission) replaceLost(ctx context.Context) error {
 	every := s.options.CheckEvery
 	if every <= 0 {
@@ -23,10 +24,12 @@ func (s *Submission) replaceLost(ctx context.Context) error {
 	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
-	for {
-		if waiting, err := s.conn.Waiting(ctx, s.batch.ID); err == nil && waiting == 0 {
-			if err := s.publishLost(ctx); err != nil {
-				return err
+	for moved := s.course.movement(); ; {
+		if !moved() {
+			if waiting, err := s.conn.Waiting(ctx, s.batch.ID); err == nil && waiting == 0 {
+				if err := s.publishLost(ctx); err != nil {
+					return err
+				}
 			}
 		}
 		select {
@@ -41,10 +44,10 @@ func (s *Submission) replaceLost(ctx context.Context) error {
 // the queue. An outcome is recorded before its request leaves the queue, so all
 // outcomes there are can be read now.
 func (s *Submission) publishLost(ctx context.Context) error {
-	if err := s.catchUp(ctx); err != nil {
+	if err := s.course.catchUp(ctx); err != nil {
 		return err
 	}
-	if err := s.endIfDone(); err != nil {
+	if err := s.course.endIfComplete(ctx); err != nil {
 		return err
 	}
 	publisher := s.conn.Publisher(s.batch.Partition)
@@ -52,7 +55,14 @@ func (s *Submission) publishLost(ctx context.Context) error {
 		if err != nil {
 			return s.interrupted(ctx, publisher, err)
 		}
-		if s.tally.has(request.Seq) || s.hasUnreadable(ctx, request) {
+		gen, due := s.course.tally.due(request.Seq, request.ID)
+		if !due {
+			continue
+		}
+		request.Gen = gen
+		if has, err := s.course.hasOutcome(ctx, request); err != nil {
+			return s.interrupted(ctx, publisher, err)
+		} else if has {
 			continue
 		}
 		if err := publisher.Publish(ctx, request); err != nil {
@@ -62,31 +72,23 @@ func (s *Submission) publishLost(ctx context.Context) error {
 	if err := publisher.Flush(ctx); err != nil {
 		return s.interrupted(ctx, publisher, err)
 	}
-	return s.endIfDone()
+	return s.course.endIfComplete(ctx)
 }
 
-// hasUnreadable counts a request as dead whose outcome is stored and cannot be
-// read: no other will ever take its place, and a follower is not told of it.
-func (s *Submission) hasUnreadable(ctx context.Context, r queue.Request) bool {
-	_, err := s.conn.Outcome(ctx, r.Batch, r.ID, r.Gen)
-	if !errors.Is(err, queue.ErrUnreadable) {
-		return false
-	}
-	s.add(queue.Outcome{
-		ID: r.ID, Batch: r.Batch, Seq: r.Seq, Line: r.Line, Reference: r.Reference,
-		Verdict: queue.Dead, Class: "internal", Error: err.Error(),
-	})
-	return true
-}
-
-// findPlaces reads the list for the seq of each request.
-func (s *Submission) findPlaces() (map[requestID]int, error) {
-	places := make(map[requestID]int)
-	for request, err := range s.requests() {
-		if err != nil {
-			return nil, err
+// hasOutcome looks once more whether a request that seems to be lost has an
+// outcome. One that cannot be read counts as dead: no other will ever take its
+// place, and a follower is not told of it.
+func (c *course) hasOutcome(ctx context.Context, r queue.Request) (bool, error) {
+	outcome, err := c.conn.Outcome(ctx, r.Batch, r.ID, r.Gen)
+	switch {
+	case errors.Is(err, queue.ErrUnreadable):
+		outcome = queue.Outcome{
+			ID: r.ID, Gen: r.Gen, Batch: r.Batch, Seq: r.Seq, Line: r.Line, Reference: r.Reference,
+			Verdict: queue.Dead, Class: "internal", Error: err.Error(),
 		}
-		places[requestID([]byte(request.ID))] = request.Seq
+	case err != nil:
+		return false, nil //nolint:nilerr // not known: publishing it twice does no harm
 	}
-	return places, nil
+	_, err = c.tally.add(outcome)
+	return true, err
 }

@@ -39,10 +39,9 @@ func TestRequestsThatTheServerLostArePublishedAgain(t *testing.T) {
 	w := serve(t, conn, nil)
 	s := open(t, conn, o)
 	require.NoError(t, s.Run(t.Context()))
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, 4, report.Signed)
-	require.Empty(t, report.Failures)
+	require.Zero(t, report.Listed)
 	require.Equal(t, map[int]int{1: 1, 3: 1, 4: 1}, w.stop(t))
 }
 
@@ -63,11 +62,9 @@ func TestOutcomeWithoutASeqHasItsLine(t *testing.T) {
 		return queue.Outcome{Verdict: queue.Signed} // refused: there is one
 	})
 	require.NoError(t, s.Run(t.Context()))
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, submit.Tally{Signed: 1, Dead: 1}, report.Tally)
-	require.Len(t, report.Failures, 1)
-	require.Equal(t, "r.example/app:1", report.Failures[0].Line)
+	require.Equal(t, []queue.Text{"r.example/app:1"}, linesOf(t, report))
 }
 
 // An outcome that nobody can read is the only one its request will ever have:
@@ -96,11 +93,9 @@ func TestOutcomeThatCannotBeReadEndsItsRequest(t *testing.T) {
 		left -= len(deliveries)
 	}
 	require.NoError(t, s.Run(t.Context()))
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, submit.Tally{Signed: 1, Dead: 1}, report.Tally)
-	require.Len(t, report.Failures, 1)
-	require.Equal(t, manyLines(2)[0], report.Failures[0].Line)
+	require.Equal(t, []queue.Text{queue.Text(manyLines(2)[0])}, linesOf(t, report))
 }
 
 // A batch that has had its report is not run again, but its report can be had.
@@ -119,7 +114,6 @@ func TestFinishedBatch(t *testing.T) {
 	o.Resume = true
 	s = open(t, conn, o)
 	require.NoError(t, s.Run(t.Context()))
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, 1, report.Signed)
 }

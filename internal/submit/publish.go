@@ -2,22 +2,17 @@ package submit
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
 	"time"
 
-	"github.com/signfleet/signfleet/internal/imagelist"
 	"github.com/signfleet/signfleet/internal/queue"
 )
 
 // How often a submitter notes how far it has come: after so many requests, or
 // so much time.
 const (
-	checkpointEvery = 1000
+	checkpointEvery = 10_000
 	checkpointAfter = time.Second
 )
 
@@ -37,7 +32,7 @@ func (e *PublishError) Unwrap() error { return e.Err }
 // publish publishes the requests that the server is not known to have, and
 // records how far it came.
 func (s *Submission) publish(ctx context.Context) error {
-	if s.total.Load() != unknown {
+	if s.course.total.Load() != unknown {
 		return nil
 	}
 	publisher := s.conn.Publisher(s.batch.Partition)
@@ -47,7 +42,7 @@ func (s *Submission) publish(ctx context.Context) error {
 			return s.interrupted(ctx, publisher, err)
 		}
 		total = request.Seq
-		if request.Seq <= s.batch.Accepted || s.tally.has(request.Seq) {
+		if request.Seq <= s.batch.Accepted || s.course.tally.known(request.Seq, request.ID) {
 			continue
 		}
 		if err := publisher.Publish(ctx, request); err != nil {
@@ -70,7 +65,7 @@ func (s *Submission) publish(ctx context.Context) error {
 		s.batch.Total, s.batch.Published = 0, false
 		return s.interrupted(ctx, publisher, err)
 	}
-	s.total.Store(int64(total))
+	s.course.total.Store(int64(total))
 	if s.options.OnPublished != nil {
 		s.options.OnPublished(total)
 	}
@@ -93,7 +88,12 @@ func (s *Submission) interrupted(ctx context.Context, p *queue.Publisher, err er
 // note records up to where the server has accepted.
 func (s *Submission) note(ctx context.Context, accepted int) error {
 	s.batch.Accepted = accepted
-	return s.conn.WriteBatch(ctx, s.batch)
+	return amend(ctx, s.conn, s.batch, func(record *queue.Batch) {
+		record.Accepted = s.batch.Accepted
+		if s.batch.Published {
+			record.Total, record.Published = s.batch.Total, true
+		}
+	})
 }
 
 // How often and how long the note that all is published is tried: as long as
@@ -118,81 +118,4 @@ func (s *Submission) notePatiently(ctx context.Context, accepted int) error {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
-}
-
-// requestID is the id of a request, without a pointer.
-type requestID [26]byte
-
-// requests are the requests of the list in its order, each line's first
-// occurrence only, numbered from 1. They are the same however often they are
-// read; where the list is not, the last thing returned is ErrListChanged.
-func (s *Submission) requests() iter.Seq2[queue.Request, error] {
-	return func(yield func(queue.Request, error) bool) {
-		list, err := s.options.open()
-		if err != nil {
-			yield(queue.Request{}, err)
-			return
-		}
-		defer list.Close() //nolint:errcheck // only read
-		seen := make(map[requestID]struct{})
-		now := time.Now().UTC()
-		hash := sha256.New()
-		for line, err := range imagelist.Read(io.TeeReader(list, hash), s.options.List) {
-			if err != nil {
-				yield(queue.Request{}, fmt.Errorf("%s: %w", s.options.File, err))
-				return
-			}
-			request := s.request(line, now)
-			id := requestID([]byte(request.ID))
-			if _, twice := seen[id]; twice {
-				continue
-			}
-			seen[id] = struct{}{}
-			request.Seq = len(seen)
-			if !yield(request, nil) {
-				return
-			}
-		}
-		if hex.EncodeToString(hash.Sum(nil)) != s.batch.List {
-			yield(queue.Request{}, fmt.Errorf("%s: %w", s.options.File, ErrListChanged))
-		}
-	}
-}
-
-// request is what one line asks for. A line that cannot be read is a request
-// too: it ends dead, and so the failed list is whole wherever it is asked for.
-func (s *Submission) request(line imagelist.Line, now time.Time) queue.Request {
-	r := queue.Request{
-		Batch:       s.batch.ID,
-		Line:        line.Text,
-		Timeout:     queue.Seconds(s.options.Timeout),
-		SubmittedAt: now,
-	}
-	if line.Err == nil {
-		r.Reference, r.Digest, r.Platforms = line.Reference, line.Digest, s.options.Platforms
-		return r.Sealed()
-	}
-	r.Problem = line.Err.Error()
-	var bad *imagelist.LineError
-	if errors.As(line.Err, &bad) {
-		r.Problem = bad.Reason
-	}
-	return r.Sealed()
-}
-
-// BadLines tells OnBadLine of each line that cannot be read.
-func (s *Submission) BadLines() error {
-	if s.options.OnBadLine == nil {
-		return nil
-	}
-	for line, err := range s.options.Lines() {
-		if err != nil {
-			return err
-		}
-		var bad *imagelist.LineError
-		if errors.As(line.Err, &bad) {
-			s.options.OnBadLine(bad)
-		}
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package submit
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -23,7 +24,7 @@ func submissionOf(t *testing.T, batch, text string) *Submission {
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	hash, err := Options{File: file}.Hash()
 	require.NoError(t, err)
-	return &Submission{options: Options{File: file, Timeout: time.Minute}, batch: queue.Batch{ID: batch, List: hash}, tally: newTally()}
+	return &Submission{options: Options{File: file, Timeout: time.Minute}, batch: queue.Batch{ID: batch, List: hash}}
 }
 
 func collect(t *testing.T, s *Submission) []queue.Request {
@@ -46,7 +47,7 @@ func TestRequestsAreTheSameEachTime(t *testing.T) {
 	require.Equal(t, all, collect(t, submissionOf(t, "nightly", text)))
 	require.Len(t, all, 4)
 	for i, want := range []string{"r.example/a:1", "r.example/b:1", "???", "????"} {
-		require.Equal(t, want, all[i].Line)
+		require.Equal(t, queue.Text(want), all[i].Line)
 		require.Equal(t, i+1, all[i].Seq)
 		require.Equal(t, queue.Seconds(time.Minute), all[i].Timeout)
 	}
@@ -70,7 +71,7 @@ func TestRequestsKeepNoLines(t *testing.T) {
 	for r, err := range submissionOf(t, "nightly", text.String()).requests() {
 		require.NoError(t, err)
 		if n++; n <= lines/2 {
-			for _, s := range []string{r.Line, r.Reference, r.ID} {
+			for _, s := range []string{string(r.Line), r.Reference, r.ID} {
 				kept = append(kept, weak.Make(unsafe.StringData(s)))
 			}
 		}
@@ -84,26 +85,22 @@ func TestRequestsKeepNoLines(t *testing.T) {
 	require.Equal(t, lines, n)
 }
 
-func TestTally(t *testing.T) {
-	t.Parallel()
-	tally := newTally()
-	for seq, verdict := range []queue.Verdict{0: queue.Signed, 63: queue.Signed, 64: queue.AlreadySigned, 65: queue.Skipped, 200: queue.Dead, 201: queue.Cancelled, 300: "bewitched"} {
-		if verdict != "" {
-			for range 2 { // outcomes may come twice
-				tally.add(queue.Outcome{Seq: seq, Verdict: verdict, Error: "why"})
-			}
+// How fast a list turns into requests: the part of publishing that needs no server.
+func BenchmarkRequests(b *testing.B) {
+	const lines = 100_000
+	var text strings.Builder
+	for i := range lines {
+		fmt.Fprintf(&text, "registry.example.org/team-%d/application-%d:v1.%d\n", i%100, i%5000, i)
+	}
+	o := Options{File: "images.txt", Timeout: time.Minute, Reader: func() io.Reader { return strings.NewReader(text.String()) }}
+	hash, err := o.Hash()
+	require.NoError(b, err)
+	s := &Submission{options: o, batch: queue.Batch{ID: "nightly", List: hash}}
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, err := range s.requests() {
+			require.NoError(b, err)
 		}
 	}
-	require.Equal(t, Tally{Signed: 1, AlreadySigned: 1, Skipped: 1, Dead: 2, Cancelled: 1}, tally.counts(), "a word that is not known is no success, and 0 is no place in a batch")
-	require.Equal(t, 6, tally.counts().Done())
-	for _, seq := range []int{63, 64, 65, 200, 201, 300} {
-		require.True(t, tally.has(seq))
-		require.False(t, tally.has(seq+1000))
-	}
-	require.False(t, tally.has(66))
-	var verdicts []string
-	for _, f := range tally.failures() {
-		verdicts = append(verdicts, f.Verdict)
-	}
-	require.Equal(t, []string{"dead", "cancelled", "bewitched"}, verdicts)
+	b.ReportMetric(float64(lines*b.N)/b.Elapsed().Seconds(), "requests/s")
 }

@@ -1,22 +1,19 @@
 // Package submit turns an image list into a batch of requests, follows their
-// outcomes and reports what failed.
+// outcomes, reports what failed and asks for it once more.
 //
-// It decides what belongs to a batch, where an interrupted submission goes on
-// and what its failed list is. It does not know how an image is signed, and it
-// prints nothing: progress is data for whoever calls it.
+// It decides what belongs to a batch, where an interrupted submission goes on,
+// when a batch is at its end, what its failed list is and what a retry asks for:
+// with the list at hand ([Submission]) or from the records on the server alone
+// ([Batch]). It does not know how an image is signed, and it prints nothing:
+// progress is data for whoever calls it.
 package submit
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
-	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,15 +83,11 @@ type Submission struct {
 	options Options
 	conn    *queue.Conn
 	batch   queue.Batch // written by the one goroutine that publishes
-	tally   *tally
-	places  func() (map[requestID]int, error) // seq of each request of the list
+	course  *course
+	began   bool // the batch was not there before
 
 	published atomic.Int64
-	total     atomic.Int64 // of requests; unknown until all are published
 }
-
-// unknown is the total of a batch that is not published to its end.
-const unknown = -1
 
 // ErrFinished says that a batch has had its report.
 var ErrFinished = errors.New("that batch has finished: give another name to submit its list again, or resume it to have its report again")
@@ -117,66 +110,20 @@ func Open(ctx context.Context, conn *queue.Conn, o Options) (*Submission, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &Submission{options: o, conn: conn, tally: newTally()}
-	s.places = sync.OnceValues(s.findPlaces)
-	if s.batch, err = s.findOrCreate(ctx, hash); err != nil {
+	s := &Submission{options: o, conn: conn}
+	if err := s.findOrCreate(ctx, hash); err != nil {
 		return nil, err
 	}
+	s.course = newCourse(conn, s.batch.ID)
 	s.published.Store(int64(s.batch.Accepted))
-	s.total.Store(unknown)
 	if s.batch.Published {
-		s.total.Store(int64(s.batch.Total))
+		s.course.total.Store(int64(s.batch.Total))
 	}
 	return s, nil
 }
 
-// Hash is the SHA-256 of the image list, in hex.
-func (o Options) Hash() (string, error) {
-	list, err := o.open()
-	if err != nil {
-		return "", err
-	}
-	defer list.Close() //nolint:errcheck // only read
-	h := sha256.New()
-	if _, err := io.Copy(h, list); err != nil {
-		return "", fmt.Errorf("read image list: %w", err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// open opens the list at its start.
-func (o Options) open() (io.ReadCloser, error) {
-	if o.Reader != nil {
-		return io.NopCloser(o.Reader()), nil
-	}
-	list, err := os.Open(o.File)
-	if err != nil {
-		return nil, fmt.Errorf("open image list: %w", err)
-	}
-	return list, nil
-}
-
-// Lines are the lines of the list, as [imagelist.Read] returns them.
-func (o Options) Lines() iter.Seq2[imagelist.Line, error] {
-	return func(yield func(imagelist.Line, error) bool) {
-		list, err := o.open()
-		if err != nil {
-			yield(imagelist.Line{}, err)
-			return
-		}
-		defer list.Close() //nolint:errcheck // only read
-		for line, err := range imagelist.Read(list, o.List) {
-			if err != nil {
-				err = fmt.Errorf("%s: %w", o.File, err)
-			}
-			if !yield(line, err) {
-				return
-			}
-		}
-	}
-}
-
-func (s *Submission) findOrCreate(ctx context.Context, hash string) (queue.Batch, error) {
+// findOrCreate goes on with the batch of the name that was given, or makes one.
+func (s *Submission) findOrCreate(ctx context.Context, hash string) error {
 	o := s.options
 	want := queue.Batch{
 		ID:   o.Batch,
@@ -189,30 +136,45 @@ func (s *Submission) findOrCreate(ctx context.Context, hash string) (queue.Batch
 	}
 	if want.ID == "" {
 		want.ID = queue.NewBatchID(want.CreatedAt)
-	}
-	if o.Batch != "" {
-		switch have, err := s.conn.Batch(ctx, o.Batch); {
-		case err == nil && same(have, want) && have.Finished && !o.Resume:
-			return queue.Batch{}, fmt.Errorf("batch %s: %w", o.Batch, ErrFinished)
-		case err == nil && same(have, want):
-			return have, nil
-		case err == nil:
-			return queue.Batch{}, fmt.Errorf("batch %s: %w", o.Batch, ErrOtherList)
-		case !errors.Is(err, queue.ErrNone):
-			return queue.Batch{}, err
-		case o.Resume:
-			return queue.Batch{}, fmt.Errorf("batch %s: there is none of that name to go on with", o.Batch)
-		}
+	} else if found, err := s.find(ctx, want); found || err != nil {
+		return err
 	}
 	partition, err := s.conn.EmptiestPartition(ctx)
 	if err != nil {
-		return queue.Batch{}, err
+		return err
 	}
 	want.Partition = partition
-	if err := s.conn.CreateBatch(ctx, want); err != nil {
-		return queue.Batch{}, fmt.Errorf("batch %s: %w", want.ID, err)
+	err = s.conn.CreateBatch(ctx, want)
+	if errors.Is(err, queue.ErrBatchExists) {
+		// Somebody else began it just now: theirs is ours if it is the same.
+		if found, err := s.find(ctx, want); found || err != nil {
+			return err
+		}
 	}
-	return want, nil
+	if err != nil {
+		return fmt.Errorf("batch %s: %w", want.ID, err)
+	}
+	s.batch, s.began = want, true
+	return nil
+}
+
+// find takes the batch of that name, if there is one and it is the same.
+func (s *Submission) find(ctx context.Context, want queue.Batch) (found bool, err error) {
+	have, err := s.conn.Batch(ctx, want.ID)
+	switch {
+	case errors.Is(err, queue.ErrNone) && s.options.Resume:
+		return false, fmt.Errorf("batch %s: there is none of that name to go on with", want.ID)
+	case errors.Is(err, queue.ErrNone):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !same(have, want):
+		return false, fmt.Errorf("batch %s: %w", want.ID, ErrOtherList)
+	case have.Finished && !s.options.Resume:
+		return false, fmt.Errorf("batch %s: %w", want.ID, ErrFinished)
+	}
+	s.batch = have
+	return true, nil
 }
 
 // same reports whether two records are of one submission.
@@ -253,15 +215,14 @@ func (s *Submission) Batch() string { return s.batch.ID }
 // accepted stays in the queue.
 func (s *Submission) Run(ctx context.Context) error {
 	if s.batch.Finished {
-		return nil // there is only its report to have
+		if err := s.course.catchUp(ctx); err != nil || s.course.tally.asked() == 0 {
+			return err // there is only its report to have
+		}
 	}
 	caughtUp := make(chan struct{})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return s.conn.Follow(ctx, s.batch.ID, func() error {
-			close(caughtUp)
-			return s.endIfDone()
-		}, s.count)
+		return s.course.follow(ctx, func() { close(caughtUp) }, s.tell)
 	})
 	group.Go(func() error {
 		// What ended in an earlier run is known before anything is published:
@@ -274,7 +235,7 @@ func (s *Submission) Run(ctx context.Context) error {
 		if err := s.publish(ctx); err != nil {
 			return err
 		}
-		if err := s.endIfDone(); err != nil {
+		if err := s.course.endIfComplete(ctx); err != nil {
 			return err
 		}
 		return s.replaceLost(ctx)
@@ -287,60 +248,42 @@ func (s *Submission) Run(ctx context.Context) error {
 }
 
 // Publish publishes what is not published yet and returns without waiting for
-// any outcome.
-func (s *Submission) Publish(ctx context.Context) error { return s.publish(ctx) }
+// any outcome: whoever is interested finds the batch by its name.
+func (s *Submission) Publish(ctx context.Context) error {
+	if !s.began && !s.batch.Published {
+		// As in Run: what has ended is not published again.
+		if err := s.course.catchUp(ctx); err != nil {
+			return err
+		}
+	}
+	return s.publish(ctx)
+}
 
 // Finish notes that the batch has its report, so that the same submission
 // begins a new one next time.
 func (s *Submission) Finish(ctx context.Context) error {
-	if s.batch.Finished {
-		return nil
+	err := amend(ctx, s.conn, s.batch, func(record *queue.Batch) { record.Finished = true })
+	if err == nil {
+		s.batch.Finished = true
 	}
-	s.batch.Finished = true
-	return s.conn.WriteBatch(ctx, s.batch)
+	return err
 }
 
-// count takes one outcome into account.
-func (s *Submission) count(o queue.Outcome) error {
-	s.add(o)
+// Close gives up what the submission holds on this machine. The batch goes on.
+func (s *Submission) Close() error { return s.course.tally.Close() }
+
+// tell tells OnProgress.
+func (s *Submission) tell() {
 	if s.options.OnProgress != nil {
 		s.options.OnProgress(s.Progress())
 	}
-	return s.endIfDone()
-}
-
-// add adds an outcome to the tally. That of a request nobody could read has no
-// seq: its id has a place in the list all the same.
-func (s *Submission) add(o queue.Outcome) {
-	if o.Seq == 0 {
-		if places, err := s.places(); err == nil && len(o.ID) == len(requestID{}) {
-			o.Seq = places[requestID([]byte(o.ID))]
-		}
-	}
-	s.tally.add(o)
 }
 
 // Progress is how far the batch has come.
 func (s *Submission) Progress() Progress {
 	return Progress{
-		Total:     max(0, int(s.total.Load())),
+		Total:     max(0, int(s.course.total.Load())),
 		Published: int(s.published.Load()),
-		Tally:     s.tally.counts(),
+		Tally:     s.course.tally.counts(),
 	}
-}
-
-// done reports whether all requests are published and have ended.
-func (s *Submission) done() bool {
-	total := int(s.total.Load())
-	return total != unknown && s.tally.counts().Done() >= total
-}
-
-// errComplete ends the following of a batch all of whose requests have ended.
-var errComplete = errors.New("batch complete")
-
-func (s *Submission) endIfDone() error {
-	if s.done() {
-		return errComplete
-	}
-	return nil
 }

@@ -58,8 +58,7 @@ func TestSubmission(t *testing.T) {
 	require.Equal(t, 6, most.Total)
 	require.Equal(t, 6, most.Done())
 
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, submit.Tally{Signed: 1, Skipped: 1, Dead: 3, Cancelled: 1}, report.Tally)
 	require.Zero(t, report.NotDone)
 	failed := filepath.Join(t.TempDir(), "failed.txt")
@@ -97,9 +96,8 @@ func TestEmptyListIsDone(t *testing.T) {
 	t.Parallel()
 	s := open(t, newQueue(t), optionsFor(writeList(t, "# nothing", "")))
 	require.NoError(t, s.Run(t.Context()))
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, submit.Report{Batch: s.Batch()}, report)
+	report := reportOf(t, s)
+	require.Equal(t, &submit.Report{Batch: s.Batch()}, report)
 }
 
 // manyLines is a list of n images.
@@ -164,8 +162,7 @@ func TestInterruptedPublishingGoesOn(t *testing.T) {
 	for seq, times := range delivered {
 		require.Equal(t, 1, times, "request %d", seq)
 	}
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, lines, report.Signed)
 	require.Equal(t, submit.Progress{Total: lines, Published: lines, Tally: report.Tally}, s.Progress())
 }
@@ -201,7 +198,7 @@ func TestWhatHasEndedIsNotPublishedAgain(t *testing.T) {
 	o.Batch = "nightly"
 	open(t, conn, o)
 	for seq, line := range manyLines(6) {
-		r := queue.Request{Batch: "nightly", Seq: seq + 1, Line: line, Reference: line, Platforms: o.Platforms}.Sealed()
+		r := queue.Request{Batch: "nightly", Seq: seq + 1, Line: queue.Text(line), Reference: line, Platforms: o.Platforms}.Sealed()
 		_, err := conn.Record(t.Context(), outcomeOf(r, queue.AlreadySigned))
 		require.NoError(t, err)
 	}
@@ -241,15 +238,14 @@ func TestInterruptedFollowing(t *testing.T) {
 	require.ErrorIs(t, s.Run(ctx), context.Canceled)
 	w.stop(t)
 
-	report, err := s.Report(t.Context())
-	require.NoError(t, err)
+	report := reportOf(t, s)
 	require.Equal(t, before, report.Signed)
 	require.Equal(t, lines-report.Done(), report.NotDone)
-	require.Len(t, report.Failures, report.NotDone+report.Failed())
+	require.Equal(t, report.NotDone+report.Failed(), report.Listed)
 	next := 0
-	for _, f := range report.Failures {
+	for _, f := range failuresOf(t, report) {
 		var n int
-		_, err := fmt.Sscanf(f.Line, "r.example/app:%d", &n)
+		_, err := fmt.Sscanf(string(f.Line), "r.example/app:%d", &n)
 		require.NoError(t, err)
 		require.Greater(t, n, next, "in the order of the list")
 		next = n
@@ -265,8 +261,7 @@ func TestInterruptedFollowing(t *testing.T) {
 	o.Resume = true
 	s = open(t, conn, o)
 	require.NoError(t, s.Run(t.Context()))
-	again, err := s.Report(t.Context())
-	require.NoError(t, err)
+	again := reportOf(t, s)
 	require.Zero(t, again.NotDone)
 	require.Equal(t, lines, again.Done())
 	require.Equal(t, report.Dead, again.Dead)
@@ -336,11 +331,10 @@ func TestListChangedMeanwhile(t *testing.T) {
 			s := open(t, conn, optionsFor(list))
 			require.NoError(t, s.Run(t.Context()))
 			require.NoError(t, change(list))
-			report, err := s.Report(t.Context())
-			require.NoError(t, err)
-			require.Len(t, report.Failures, 10)
-			for i, f := range report.Failures {
-				require.Equal(t, fmt.Sprintf("r.example/app:%d", 2*(i+1)), f.Line)
+			report := reportOf(t, s)
+			require.Equal(t, 10, report.Listed)
+			for i, f := range failuresOf(t, report) {
+				require.Equal(t, queue.Text(fmt.Sprintf("r.example/app:%d", 2*(i+1))), f.Line)
 			}
 		})
 	}

@@ -1,7 +1,9 @@
 package submit
 
 import (
-	"maps"
+	"cmp"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -23,77 +25,295 @@ func (t Tally) Done() int { return t.Signed + t.AlreadySigned + t.Skipped + t.Fa
 // Failed is how many requests belong on the failed list.
 func (t Tally) Failed() int { return t.Dead + t.Cancelled }
 
-// maxSeq bounds what an outcome can make the tally hold: 16 MiB of bits.
-const maxSeq = 1 << 27
+// Bounds of what an outcome can make the tally hold: a stranger's may say anything.
+const (
+	maxSeq = 1 << 27
+	maxGen = 1<<12 - 1
+)
 
-// tally keeps what the outcomes of a batch add up to: a bit for each request,
-// and what is known of those that failed. It is safe for use by several goroutines.
+// tally keeps what the outcomes of a batch add up to, by the highest generation
+// of each request: two bytes for each, and of one that failed also where in the
+// spool its outcome is. A failed request that was noted for a later generation
+// is pending. It is safe for use by several goroutines.
+//
+// A request is known by its seq. One whose message could not be read has an
+// outcome without, and is known by its id until another outcome has both.
 type tally struct {
-	mu     sync.Mutex
-	done   []uint64 // a bit for each seq
-	failed map[int]Failure
-	sum    Tally
+	mu      sync.Mutex
+	pages   []*page
+	strays  map[key]standing
+	noted   []*keySet // by generation
+	spool   spool     // of failedRecord, superseded ones too
+	sum     Tally
+	pending int  // failed, and noted for a later generation
+	behind  bool // there are notes or strays that reconcile has to look at
 }
 
-func newTally() *tally { return &tally{failed: make(map[int]Failure)} }
+func newTally() *tally { return &tally{strays: make(map[key]standing)} }
 
-// add counts an outcome, once however often it comes.
-func (t *tally) add(o queue.Outcome) {
+// failedRecord is an outcome in the spool.
+type failedRecord struct {
+	ID  string `json:"id"`
+	Gen int    `json:"gen"`
+	Seq int    `json:"seq"`
+	Failure
+	Request *queue.Request `json:"request,omitempty"`
+}
+
+// add counts an outcome and reports whether it changed anything: it does not
+// when it was told before, or is that of an earlier generation.
+func (t *tally) add(o queue.Outcome) (fresh bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o.Seq < 1 || o.Seq > maxSeq || t.hasLocked(o.Seq) {
+	if o.Gen < 0 || o.Gen > maxGen || o.Seq < 0 || o.Seq > maxSeq {
+		return false, nil
+	}
+	k := keyOf(o.ID)
+	t.join(o.Seq, k)
+	if have := t.get(o.Seq, k); have.ended() && o.Gen <= have.gen() {
+		return false, nil
+	}
+	now := standing{state: stateOf(o)}
+	if now.failed() {
+		if t.notedGen(k) > o.Gen {
+			now.state |= askedAgain
+		}
+		record := failedRecord{ID: o.ID, Gen: o.Gen, Seq: o.Seq, Failure: failureOf(o), Request: o.Request}
+		if now.offset, err = t.spool.append(record); err != nil {
+			return false, err
+		}
+	}
+	t.put(o.Seq, k, now)
+	t.behind = t.behind || o.Seq == 0 && o.Gen > 0
+	return true, nil
+}
+
+// note takes into account that requests are asked for in a new generation.
+func (t *tally) note(gen int, ids []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if gen < 1 || gen > maxGen {
 		return
 	}
-	for len(t.done) <= o.Seq/64 {
-		t.done = append(t.done, 0)
+	for len(t.noted) <= gen {
+		t.noted = append(t.noted, nil)
 	}
-	t.done[o.Seq/64] |= 1 << (o.Seq % 64)
-	switch o.Verdict {
-	case queue.Signed:
-		t.sum.Signed++
-	case queue.AlreadySigned:
-		t.sum.AlreadySigned++
-	case queue.Skipped:
-		t.sum.Skipped++
-	case queue.Cancelled:
-		t.sum.Cancelled++
-		t.failed[o.Seq] = failureOf(o)
-	default: // dead, or a word that is not known here: nothing to rely on
-		t.sum.Dead++
-		t.failed[o.Seq] = failureOf(o)
+	if t.noted[gen] == nil {
+		t.noted[gen] = new(keySet)
+	}
+	for _, id := range ids {
+		if t.noted[gen].add(keyOf(id)) {
+			t.behind = true
+		}
 	}
 }
 
-func (t *tally) has(seq int) bool {
+// reconcile applies the notes to what was counted before they were read, and
+// finds the place of strays: whatever has a later generation has failed in an
+// earlier one, and is in the spool.
+func (t *tally) reconcile() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.hasLocked(seq)
-}
-
-func (t *tally) hasLocked(seq int) bool {
-	return seq/64 < len(t.done) && t.done[seq/64]&(1<<(seq%64)) != 0
-}
-
-func (t *tally) failure(seq int) (Failure, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f, ok := t.failed[seq]
-	return f, ok
-}
-
-// failures are all of them, in the order of the list.
-func (t *tally) failures() []Failure {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := make([]Failure, 0, len(t.failed))
-	for _, seq := range slices.Sorted(maps.Keys(t.failed)) {
-		all = append(all, t.failed[seq])
+	if !t.behind {
+		return nil
 	}
-	return all
+	err := t.spool.each(func(_ int64, line []byte) error {
+		var record struct {
+			ID  string `json:"id"`
+			Seq int    `json:"seq"`
+		}
+		if err := json.Unmarshal(line, &record); err != nil {
+			return fmt.Errorf("decode a record of the temporary file: %w", err)
+		}
+		k := keyOf(record.ID)
+		t.join(record.Seq, k)
+		if now := t.get(record.Seq, k); now.failed() && !now.pending() && t.notedGen(k) > now.gen() {
+			now.state |= askedAgain
+			t.put(record.Seq, k, now)
+		}
+		return nil
+	})
+	t.behind = err != nil
+	return err
 }
 
+// counts are of the requests that have ended for good.
 func (t *tally) counts() Tally {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sum
+}
+
+// asked is how many requests have failed and are asked for once more.
+func (t *tally) asked() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pending
+}
+
+// known reports whether a request has an outcome, of whatever generation.
+func (t *tally) known(seq int, id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.find(seq, keyOf(id)).ended()
+}
+
+// due is the generation of a request that is to have an outcome and has none.
+func (t *tally) due(seq int, id string) (gen int, due bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := keyOf(id)
+	now := t.find(seq, k)
+	return t.notedGen(k), !now.ended() || now.pending()
+}
+
+// standing is how a request stands by its highest generation, and the highest
+// one that it was noted for.
+func (t *tally) standing(seq int, id string) (now standing, noted int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := keyOf(id)
+	return t.find(seq, k), t.notedGen(k)
+}
+
+// notedFor is the highest generation that a request was noted for, or 0.
+func (t *tally) notedFor(id string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.notedGen(keyOf(id))
+}
+
+// eachCancelled calls visit, which must not call the tally, for the request of
+// every cancelled outcome.
+func (t *tally) eachCancelled(visit func(r queue.Request, now standing, noted int) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.spool.each(func(_ int64, line []byte) error {
+		var record failedRecord
+		if err := json.Unmarshal(line, &record); err != nil {
+			return fmt.Errorf("decode a record of the temporary file: %w", err)
+		}
+		r := record.Request
+		if r == nil || r.ID != record.ID || r.Gen != record.Gen {
+			return nil
+		}
+		k := keyOf(r.ID)
+		return visit(*r, t.find(record.Seq, k), t.notedGen(k))
+	})
+}
+
+// failedLine is the spool's line of a request that has failed for good. Its
+// record has no line of the list if it is a stray.
+func (t *tally) failedLine(seq int, id string) (line []byte, stray, ok bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := keyOf(id)
+	now := t.find(seq, k)
+	if !now.failed() || now.pending() {
+		return nil, false, false, nil
+	}
+	line, err = t.spool.line(now.offset)
+	return line, !t.get(seq, k).ended(), true, err
+}
+
+// failures calls visit for the spool's line of every request that has failed for
+// good, in the order of their seq; those without one come last.
+func (t *tally) failures(visit func(line []byte) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tell := func(now standing) error {
+		if !now.failed() || now.pending() {
+			return nil
+		}
+		line, err := t.spool.line(now.offset)
+		if err != nil {
+			return err
+		}
+		return visit(line)
+	}
+	for number, p := range t.pages {
+		if p == nil || p.offsets == nil {
+			continue
+		}
+		for at := range p.states {
+			if err := tell(t.get(number*pageSize+at, key{})); err != nil {
+				return err
+			}
+		}
+	}
+	strays := make([]standing, 0, len(t.strays))
+	for _, now := range t.strays {
+		strays = append(strays, now)
+	}
+	slices.SortFunc(strays, func(a, b standing) int { return cmp.Compare(a.offset, b.offset) })
+	for _, now := range strays {
+		if err := tell(now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// failedOf is how many requests have failed for good, of one class or, with none
+// given, all.
+func (t *tally) failedOf(class string) (n int, err error) {
+	if class == "" {
+		return t.counts().Failed(), nil
+	}
+	err = t.failures(func(line []byte) error {
+		var f Failure
+		if err := json.Unmarshal(line, &f); err != nil {
+			return fmt.Errorf("decode a record of the temporary file: %w", err)
+		}
+		if f.Class == class {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// placeless is how many requests are known by their id alone.
+func (t *tally) placeless() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.strays)
+}
+
+// Close gives up the spool.
+func (t *tally) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.spool.Close()
+}
+
+// notedGen is the highest generation that a request was noted for.
+func (t *tally) notedGen(k key) int {
+	for gen := len(t.noted) - 1; gen > 0; gen-- {
+		if t.noted[gen] != nil && t.noted[gen].has(k) {
+			return gen
+		}
+	}
+	return 0
+}
+
+// find is get for a request whose outcome may have come without its seq.
+func (t *tally) find(seq int, k key) standing {
+	if now := t.get(seq, k); now.ended() {
+		return now
+	}
+	return t.strays[k]
+}
+
+// join gives a stray its place.
+func (t *tally) join(seq int, k key) {
+	stray, ok := t.strays[k]
+	if !ok || seq < 1 || seq > maxSeq {
+		return
+	}
+	t.count(stray.state, -1)
+	delete(t.strays, k)
+	if have := t.get(seq, k); !have.ended() || stray.gen() > have.gen() {
+		t.put(seq, k, stray)
+	}
 }

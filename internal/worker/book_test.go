@@ -28,7 +28,9 @@ type book struct {
 	outcomes  map[string]queue.Outcome
 	letters   map[string]queue.DeadLetter
 	ledger    map[string]queue.Entry
-	cancelled bool
+	cancelled int             // generations, from the first on
+	paused    map[string]bool // lanes and hosts
+	present   map[string]queue.Presence
 }
 
 func newBook() *book {
@@ -36,6 +38,8 @@ func newBook() *book {
 		outcomes: make(map[string]queue.Outcome),
 		letters:  make(map[string]queue.DeadLetter),
 		ledger:   make(map[string]queue.Entry),
+		paused:   make(map[string]bool),
+		present:  make(map[string]queue.Presence),
 	}
 }
 
@@ -121,18 +125,36 @@ func (b *book) ClearLedger(ctx context.Context, r queue.Request) error {
 	})
 }
 
-func (b *book) Cancelled(ctx context.Context, _ string) (bool, error) {
+// ask is a question that is no step of a delivery.
+func (b *book) ask(ctx context.Context, question string, answer func()) error {
 	if ctx.Err() != nil {
-		return false, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if b.before != nil {
-		if err := b.before(ctx, "ask cancelled"); err != nil {
-			return false, err
+		if err := b.before(ctx, question); err != nil {
+			return err
 		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.cancelled, nil
+	answer()
+	return nil
+}
+
+func (b *book) Cancelled(ctx context.Context, _ string) (mark queue.Cancellation, ok bool, err error) {
+	return mark, ok, b.ask(ctx, "ask cancelled", func() { mark.Gen, ok = b.cancelled-1, b.cancelled > 0 })
+}
+
+func (b *book) Paused(ctx context.Context, target string) (p queue.Pause, ok bool, err error) {
+	return p, ok, b.ask(ctx, "ask paused", func() { ok = b.paused[target] })
+}
+
+func (b *book) Announce(ctx context.Context, p queue.Presence) error {
+	return b.ask(ctx, "announce", func() { b.present[p.Worker] = p })
+}
+
+func (b *book) Withdraw(ctx context.Context, worker string) error {
+	return b.ask(ctx, "withdraw", func() { delete(b.present, worker) })
 }
 
 func (b *book) made() []string {
@@ -205,7 +227,7 @@ func testWorker(b *book, s signerFunc) *Worker {
 
 // jobOf is a delivery of a request out of a book.
 func jobOf(r queue.Request, delivered int, p *parcel) *job {
-	j := newJob(&queue.Delivery{Request: r, Delivered: delivered, StoredAt: time.Now()})
+	j := newJob(&queue.Delivery{Request: r, Delivered: delivered, StoredAt: time.Now(), Lane: queue.LaneBulk})
 	j.delivery = p
 	return j
 }

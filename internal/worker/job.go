@@ -29,17 +29,24 @@ type job struct {
 	err       error // why the message cannot be read
 	delivered int
 	storedAt  time.Time
+	lane      string
+	host      string // of the registry
 	delivery  delivery
 
-	entry    queue.Entry // of the ledger
-	onLedger bool        // an entry may be stored, to be cleared at the end
+	ledger
 }
 
 func newJob(d *queue.Delivery) *job {
 	return &job{
-		request: d.Request, err: d.Err, delivered: d.Delivered, storedAt: d.StoredAt, delivery: d,
-		onLedger: d.Delivered > 1,
+		request: d.Request, err: d.Err, delivered: d.Delivered, storedAt: d.StoredAt,
+		lane: d.Lane, host: hostOf(d.Request.Reference), delivery: d,
+		ledger: ledger{touched: d.Delivered > 1},
 	}
+}
+
+// key names a request's generation.
+func (j *job) key() string {
+	return fmt.Sprintf("%s.%s.%d", j.request.Batch, j.request.ID, j.request.Gen)
 }
 
 // result is what became of a job. Exactly one of its parts is set.
@@ -52,7 +59,13 @@ type result struct {
 // retry says when a request comes again. Its entry goes to the ledger first.
 type retry struct {
 	after  time.Duration
-	silent bool // nothing to note in the ledger: the message is for others
+	silent bool // the ledger stays as it is, so that the next delivery finds what this one found
+}
+
+// untouched is the retry of a job that was not looked into. Only at a first
+// delivery is something to be noted: that its worker is alive.
+func untouched(j *job, after time.Duration) result {
+	return result{retry: &retry{after: after, silent: j.delivered > 1}}
 }
 
 // handle takes one job from its delivery to its end here. A stop of the lane
@@ -61,35 +74,50 @@ func (w *Worker) handle(ctx, fetch context.Context, j *job) {
 	ctx = j.delivery.Context(ctx)
 	alive := w.keepAlive(j)
 	defer alive.stop()
+	if !w.inWork.take(j) {
+		// The queue has forgotten, or not heard, that it is here already.
+		w.giveBack(ctx, j, &retry{after: w.options.Heartbeat, silent: true}, alive)
+		return
+	}
+	defer w.inWork.drop(j)
 	began := time.Now()
 	r := w.work(ctx, fetch, j)
 	w.settle(ctx, j, r, began, alive)
 }
 
 // work finds out what is to become of a job: from the message, from what the
-// queue knows of it, or by signing.
+// queue and people say of it, or by signing. What costs least comes first:
+// behind one dead registry there may be 100,000 requests.
 func (w *Worker) work(ctx, fetch context.Context, j *job) result {
 	if r, ok := w.refuse(j); ok {
 		return r
 	}
+	if fetch.Err() != nil {
+		return untouched(j, 0)
+	}
+	cancelled := w.control.isCancelled(ctx, j.request)
+	if !cancelled && (w.control.isPaused(ctx, j.lane) || w.control.isPaused(ctx, j.host)) {
+		return untouched(j, w.options.PauseWait)
+	}
 	if r, ok := w.recall(ctx, j); ok {
 		return r
-	}
-	if fetch.Err() != nil {
-		return result{retry: &retry{}}
-	}
-	cancelled, err := w.cancelled.is(ctx, j.request.Batch)
-	if err != nil {
-		w.log.Warn("cannot ask whether the batch is cancelled, going on", zap.Error(err))
 	}
 	if cancelled {
 		return w.end(j, queue.Cancelled, "", "")
 	}
-	signed, waited, err := w.sign(ctx, j.request, j.entry)
-	j.entry.Waited += queue.Seconds(waited)
-	if err != nil {
-		return w.failed(ctx, j, signed, err)
+	signing, at, away := w.inWork.enter(ctx, j)
+	if away != nil {
+		return w.sendAway(j, away)
 	}
+	defer at.leave()
+	if r, ok := w.begin(ctx, j); ok {
+		return r
+	}
+	signed, err := w.sign(signing, j)
+	if err != nil {
+		return w.failed(signing, j, at, signed, err)
+	}
+	at.answered()
 	return w.signed(j, signed)
 }
 
@@ -108,57 +136,30 @@ func (w *Worker) refuse(j *job) (result, bool) {
 	return result{}, false
 }
 
-// recall looks at what earlier deliveries left behind, and counts a death
-// where the last one left nothing. A first delivery costs no request.
-func (w *Worker) recall(ctx context.Context, j *job) (result, bool) {
-	if j.delivered <= 1 {
-		return result{}, false
+// sendAway gives back a job whose registry has no time for it. That is no
+// attempt, but it is waiting.
+func (w *Worker) sendAway(j *job, a *away) result {
+	after := a.after + w.part(a.spread)
+	j.entry.Waited += queue.Seconds(after)
+	j.entry.Class, j.entry.Error = RegistryUnavailable, a.reason
+	if time.Duration(j.entry.Waited) > w.options.MaxWait {
+		return w.end(j, queue.Dead, RegistryUnavailable, fmt.Sprintf("waited %s: %s", w.options.MaxWait, a.reason))
 	}
-	call, cancel := context.WithTimeout(ctx, callPatience)
-	defer cancel()
-	o, err := w.records.Outcome(call, j.request.Batch, j.request.ID, j.request.Gen)
-	if err == nil || errors.Is(err, queue.ErrUnreadable) {
-		// Whoever recorded it did not live to acknowledge.
-		return result{outcome: &o, recorded: true}, true
-	}
-	entry, ok, err := w.records.Ledger(call, j.request)
-	var newer *queue.VersionError
-	if errors.As(err, &newer) {
-		w.log.Warn("request with a ledger entry of a later version left for a newer worker", zap.Error(err))
-		return result{retry: &retry{after: w.options.NewerWait, silent: true}}, true
-	}
-	if err != nil && !errors.Is(err, queue.ErrUnreadable) {
-		// What stands there stays: this delivery leaves no trace.
-		w.log.Warn("cannot read the ledger, giving the request back", zap.Error(err))
-		return result{retry: &retry{after: w.options.BackoffMin, silent: true}}, true
-	}
-	if !ok || entry.InFlight {
-		entry.Deaths++
-	}
-	entry.InFlight = true
-	j.entry = entry
-	if entry.Deaths > w.options.MaxDeaths {
-		return w.end(j, queue.Dead, Poison, fmt.Sprintf("%d workers that had this request were not heard of again", entry.Deaths)), true
-	}
-	if err := w.note(call, j); err != nil {
-		// It may stand there all the same, and "in flight" is to go with the nak.
-		w.log.Warn("cannot write the ledger, giving the request back", zap.Error(err))
-		return result{retry: &retry{after: w.options.BackoffMin}}, true
-	}
-	return result{}, false
+	return result{retry: &retry{after: after}}
 }
 
 // sign makes one attempt within its limits. A panic is a failure of the attempt.
-func (w *Worker) sign(ctx context.Context, r queue.Request, e queue.Entry) (signed sign.Result, waited time.Duration, err error) {
+func (w *Worker) sign(ctx context.Context, j *job) (signed sign.Result, err error) {
+	r := j.request
 	limit := time.Duration(r.Timeout)
 	if limit == 0 {
 		limit = w.options.Timeout
 	}
-	left := max(w.options.MaxWait-time.Duration(e.Waited), time.Millisecond)
+	left := max(w.options.MaxWait-time.Duration(j.entry.Waited), time.Millisecond)
 	ctx, clock, stop := deadline.With(ctx, deadline.Limits{Work: limit, Wait: left})
 	defer stop()
 	defer func() {
-		waited = clock.Waited()
+		j.entry.Waited += queue.Seconds(clock.Waited())
 		if p := recover(); p != nil {
 			err = &sign.PanicError{Value: p, Stack: debug.Stack()}
 		}
@@ -171,14 +172,13 @@ func (w *Worker) sign(ctx context.Context, r queue.Request, e queue.Entry) (sign
 			err = &abortedError{cause: cause, err: err}
 		}
 	}()
-	signed, err = w.signer.Sign(ctx, sign.Request{
+	return w.signer.Sign(ctx, sign.Request{
 		Reference: r.Reference,
 		Digest:    r.Digest,
 		Platforms: r.Platforms,
 		Keys:      r.Keys,
 		Identity:  r.Identity,
 	})
-	return signed, 0, err
 }
 
 // abortedError is a failure of a call whose context was ended for a cause.
@@ -192,7 +192,6 @@ func (e *abortedError) Unwrap() []error { return []error{e.cause, e.err} }
 
 // signed is the end of a job whose image was signed, or had nothing to sign.
 func (w *Worker) signed(j *job, s sign.Result) result {
-	j.entry.Attempts++
 	verdict, reason := queue.Signed, ""
 	switch {
 	case s.Skipped != "":
@@ -200,7 +199,9 @@ func (w *Worker) signed(j *job, s sign.Result) result {
 	case allAlready(s.Signed):
 		verdict = queue.AlreadySigned
 	}
-	return w.end(j, verdict, "", reason).carrying(s)
+	r := w.end(j, verdict, "", reason).carrying(s)
+	r.outcome.Attempts++ // not in the ledger: unless it is recorded, it has to be made again
+	return r
 }
 
 // carrying adds to an outcome what was signed.
@@ -223,16 +224,32 @@ func allAlready(signatures []sign.Signature) bool {
 
 // failed decides between another attempt and the end, by the delivery table of
 // the design. signed is what was signed before the failure.
-func (w *Worker) failed(ctx context.Context, j *job, signed sign.Result, err error) result {
-	if errors.Is(context.Cause(ctx), errDrained) {
-		return result{retry: &retry{}} // not an attempt
+func (w *Worker) failed(ctx context.Context, j *job, at *stay, signed sign.Result, err error) result {
+	switch cause := context.Cause(ctx); {
+	// What was cut short was no attempt, and says nothing of the registry.
+	case errors.Is(cause, errDrained):
+		return result{retry: &retry{}}
+	case errors.Is(cause, errCancelled):
+		return w.end(j, queue.Cancelled, "", "").carrying(signed)
+	case errors.Is(cause, errCrowded):
+		return w.sendAway(j, &away{after: turnPause, spread: turnPause, reason: at.host.name + ": " + errCrowded.Error()})
 	}
 	f := classify(err)
 	j.entry.Class, j.entry.Error = f.class, err.Error()
 	dead := func() result { return w.end(j, queue.Dead, f.class, err.Error()).carrying(signed) }
 	if f.waited {
+		return dead() // for others: of the registry it says nothing
+	}
+	if f.breaks() {
+		at.failed(err)
+	} else {
+		at.answered()
+	}
+	if f.permanent {
+		j.entry.Attempts++
 		return dead()
 	}
+	w.catchUp(ctx, j)
 	if f.class == RateLimited {
 		// Waiting out a 429 is not an attempt, but it is waiting.
 		after := w.pauseAfter(j.delivered, f.retryAfter)
@@ -240,13 +257,20 @@ func (w *Worker) failed(ctx context.Context, j *job, signed sign.Result, err err
 		if time.Duration(j.entry.Waited) > w.options.MaxWait {
 			return dead()
 		}
-		return result{retry: &retry{after: after}}
+		return w.again(j, after)
 	}
 	j.entry.Attempts++
-	if f.permanent || j.entry.Attempts >= w.options.Attempts || f.retryAfter > w.options.MaxWait {
+	if j.entry.Attempts >= w.options.Attempts || f.retryAfter > w.options.MaxWait {
 		return dead()
 	}
-	return result{retry: &retry{after: w.pauseAfter(j.entry.Attempts, f.retryAfter)}}
+	return w.again(j, w.pauseAfter(j.entry.Attempts, f.retryAfter))
+}
+
+// again is the retry of what failed.
+func (w *Worker) again(j *job, after time.Duration) result {
+	w.log.Info("image will be tried again", zap.String("reference", j.request.Reference), zap.String("class", j.entry.Class),
+		zap.Int("attempts", j.entry.Attempts), zap.Duration("after", after), zap.String("error", j.entry.Error))
+	return result{retry: &retry{after: after}}
 }
 
 // pauseAfter is the pause after the nth failure, and never shorter than what
@@ -258,21 +282,27 @@ func (w *Worker) pauseAfter(n int, retryAfter time.Duration) time.Duration {
 		backoff *= 2
 	}
 	backoff = min(backoff, w.options.BackoffMax)
-	part := func(d time.Duration) time.Duration {
-		return time.Duration(w.random() * w.options.Jitter * float64(d))
-	}
 	return max(
-		backoff-time.Duration(w.options.Jitter*float64(backoff))+2*part(backoff),
-		retryAfter+part(min(retryAfter, w.options.BackoffMax)),
+		backoff-time.Duration(w.options.Jitter*float64(backoff))+2*w.part(backoff),
+		retryAfter+w.part(min(retryAfter, w.options.BackoffMax)),
 	)
+}
+
+// part is a random part of d, up to its share Jitter.
+func (w *Worker) part(d time.Duration) time.Duration {
+	return time.Duration(w.random() * w.options.Jitter * float64(d))
 }
 
 // end makes the outcome of a job; settle completes it.
 func (w *Worker) end(j *job, verdict queue.Verdict, class, reason string) result {
 	r := j.request
-	return result{outcome: &queue.Outcome{
+	o := &queue.Outcome{
 		ID: r.ID, Gen: r.Gen, Batch: r.Batch, Seq: r.Seq, Line: r.Line, Reference: r.Reference,
 		Verdict: verdict, Class: class, Error: reason,
 		Worker: w.options.Name, Attempts: j.entry.Attempts, SubmittedAt: r.SubmittedAt,
-	}}
+	}
+	if verdict == queue.Cancelled {
+		o.Request = &r // for a retry: it has no dead letter
+	}
+	return result{outcome: o}
 }

@@ -9,6 +9,8 @@ import (
 type Options struct {
 	// Name tells workers apart: in outcomes, in the ledger and in logs.
 	Name string
+	// Program is the version of the program, for operators to see.
+	Program string
 	// Jobs is how many images of the bulk lane are signed at once, EventJobs
 	// how many of the event lane beside them; 0 serves no events.
 	Jobs      int
@@ -22,10 +24,25 @@ type Options struct {
 	Jitter     float64
 	// Timeout bounds an attempt of a request that names no timeout itself.
 	Timeout time.Duration
-	// MaxWait bounds the waiting for locks and rates, over all deliveries.
+	// MaxWait bounds the waiting for locks, rates and registries that are left
+	// alone, over all deliveries.
 	MaxWait time.Duration
 	// MaxDeaths is how many workers may die over a request before it is poison.
 	MaxDeaths int
+	// BreakerAfter is after how many failures in a row a registry is left alone,
+	// and BreakerFor for how long, before an image is tried there again.
+	BreakerAfter int
+	BreakerFor   time.Duration
+	// SlowAfter is how long a registry may answer none of the images at it
+	// before it may hold no more than half of a lane's slots. Where images take
+	// long as a rule, it may be silent for longer.
+	SlowAfter time.Duration
+	// PauseWait is for how long a request is given back whose registry an
+	// operator has paused: at most so long after it goes on.
+	PauseWait time.Duration
+	// AnnounceEvery is how often the worker says that it is there. It must be
+	// well below the 15 s after which it is forgotten.
+	AnnounceEvery time.Duration
 	// Heartbeat is how often the queue is told that a request is worked on. It
 	// must be well below the queue's ack wait.
 	Heartbeat time.Duration
@@ -49,6 +66,11 @@ func DefaultOptions() Options {
 		Timeout:       10 * time.Minute,
 		MaxWait:       time.Hour,
 		MaxDeaths:     5,
+		BreakerAfter:  5,
+		BreakerFor:    30 * time.Second,
+		SlowAfter:     5 * time.Second,
+		PauseWait:     10 * time.Second,
+		AnnounceEvery: 5 * time.Second,
 		Heartbeat:     10 * time.Second,
 		ShutdownGrace: 30 * time.Second,
 		NewerWait:     time.Minute,
@@ -77,6 +99,16 @@ func (o Options) Validate() error {
 		return fmt.Errorf("max-wait: %s is not a time to wait", o.MaxWait)
 	case o.MaxDeaths < 0:
 		return fmt.Errorf("max-deaths: %d is negative", o.MaxDeaths)
+	case o.BreakerAfter < 1:
+		return fmt.Errorf("breaker-failures: %d is less than 1", o.BreakerAfter)
+	case o.BreakerFor <= 0:
+		return fmt.Errorf("breaker-pause: %s is not a time to leave a registry alone", o.BreakerFor)
+	case o.SlowAfter <= 0:
+		return fmt.Errorf("slow-after: %s is not a time to answer in", o.SlowAfter)
+	case o.PauseWait <= 0:
+		return fmt.Errorf("pause-wait: %s is not a time to wait", o.PauseWait)
+	case o.AnnounceEvery <= 0 || o.AnnounceEvery > 10*time.Second:
+		return fmt.Errorf("announce-every: %s is not above 0 and at most 10s, a worker is forgotten after 15s", o.AnnounceEvery)
 	case o.Heartbeat <= 0:
 		return fmt.Errorf("heartbeat: %s is no interval", o.Heartbeat)
 	case o.NewerWait <= 0 || o.NewerPatience < 0:

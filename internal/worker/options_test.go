@@ -2,6 +2,7 @@ package worker
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -12,18 +13,23 @@ func TestOptionsValidate(t *testing.T) {
 	valid.Name = "w1"
 	require.NoError(t, valid.Validate())
 	for name, spoil := range map[string]func(*Options){
-		"name":           func(o *Options) { o.Name = "" },
-		"jobs":           func(o *Options) { o.Jobs = 257 },
-		"event-jobs":     func(o *Options) { o.EventJobs = -1 },
-		"attempts":       func(o *Options) { o.Attempts = 0 },
-		"backoff":        func(o *Options) { o.BackoffMin = 2 * o.BackoffMax },
-		"jitter":         func(o *Options) { o.Jitter = 1.1 },
-		"timeout":        func(o *Options) { o.Timeout = 0 },
-		"max-wait":       func(o *Options) { o.MaxWait = -1 },
-		"max-deaths":     func(o *Options) { o.MaxDeaths = -1 },
-		"heartbeat":      func(o *Options) { o.Heartbeat = 0 },
-		"newer versions": func(o *Options) { o.NewerWait = 0 },
-		"shutdown-grace": func(o *Options) { o.ShutdownGrace = -1 },
+		"name":             func(o *Options) { o.Name = "" },
+		"jobs":             func(o *Options) { o.Jobs = 257 },
+		"event-jobs":       func(o *Options) { o.EventJobs = -1 },
+		"attempts":         func(o *Options) { o.Attempts = 0 },
+		"backoff":          func(o *Options) { o.BackoffMin = 2 * o.BackoffMax },
+		"jitter":           func(o *Options) { o.Jitter = 1.1 },
+		"timeout":          func(o *Options) { o.Timeout = 0 },
+		"max-wait":         func(o *Options) { o.MaxWait = -1 },
+		"max-deaths":       func(o *Options) { o.MaxDeaths = -1 },
+		"breaker-failures": func(o *Options) { o.BreakerAfter = 0 },
+		"breaker-pause":    func(o *Options) { o.BreakerFor = -1 },
+		"slow-after":       func(o *Options) { o.SlowAfter = 0 },
+		"pause-wait":       func(o *Options) { o.PauseWait = 0 },
+		"announce-every":   func(o *Options) { o.AnnounceEvery = 11 * time.Second },
+		"heartbeat":        func(o *Options) { o.Heartbeat = 0 },
+		"newer versions":   func(o *Options) { o.NewerWait = 0 },
+		"shutdown-grace":   func(o *Options) { o.ShutdownGrace = -1 },
 	} {
 		o := valid
 		spoil(&o)

@@ -36,6 +36,7 @@ func options(name string) worker.Options {
 	o.Name, o.EventJobs = name, 0
 	o.BackoffMin, o.BackoffMax = 5*time.Millisecond, 20*time.Millisecond
 	o.Heartbeat = 200 * time.Millisecond
+	o.BreakerFor = 20 * time.Millisecond
 	return o
 }
 
@@ -45,7 +46,7 @@ func publish(t *testing.T, conn *queue.Conn, batch string, n int) {
 	p := conn.Publisher(0)
 	for i := range n {
 		require.NoError(t, p.Publish(t.Context(), queue.Request{
-			Batch: batch, Seq: i + 1, Line: fmt.Sprintf("line %d", i+1), Reference: fmt.Sprintf("r.example/app:%d", i+1),
+			Batch: batch, Seq: i + 1, Line: queue.Text(fmt.Sprintf("line %d", i+1)), Reference: fmt.Sprintf("r.example/app:%d", i+1),
 			SubmittedAt: time.Now().UTC(),
 		}.Sealed()))
 	}
@@ -145,7 +146,7 @@ func TestDrainGivesBackWhatAnotherWorkerFinishes(t *testing.T) {
 		require.Equal(t, queue.Signed, o.Verdict, seq)
 		require.Equal(t, "quick", o.Worker)
 		require.Equal(t, 1, o.Attempts, "what a drain cut short was no attempt")
-		require.Equal(t, fmt.Sprintf("line %d", seq), o.Line)
+		require.EqualValues(t, fmt.Sprintf("line %d", seq), o.Line)
 	}
 }
 
@@ -211,10 +212,14 @@ func TestTwoWorkersOneOutcomeEach(t *testing.T) {
 			require.Equal(t, 3, o.Attempts)
 		}
 		if o.Verdict == queue.Dead {
-			letter, err := conn.DeadLetter(t.Context(), "b", o.ID, o.Gen)
-			require.NoError(t, err)
+			var letter queue.DeadLetter
+			require.Eventually(t, func() (there bool) { // soon after its outcome
+				var err error
+				letter, err = conn.DeadLetter(t.Context(), "b", o.ID, o.Gen)
+				return err == nil
+			}, 30*time.Second, 5*time.Millisecond)
 			require.Equal(t, o.Class, letter.Class)
-			require.Equal(t, fmt.Sprintf("line %d", seq), letter.Request.Line)
+			require.EqualValues(t, fmt.Sprintf("line %d", seq), letter.Request.Line)
 		}
 	}
 }
@@ -222,7 +227,7 @@ func TestTwoWorkersOneOutcomeEach(t *testing.T) {
 // A worker that dies over a request leaves it to the next one, but not for ever.
 func TestPoison(t *testing.T) {
 	t.Parallel()
-	conn := queuetest.Connect(t, queuetest.StartServer(t), queue.Options{AckWait: 400 * time.Millisecond})
+	conn := queuetest.Connect(t, queuetest.StartServer(t), queue.Options{AckWait: 500 * time.Millisecond})
 	publish(t, conn, "b", 1)
 	o := options("w1")
 	o.MaxDeaths, o.Heartbeat = 2, 100*time.Millisecond
@@ -243,13 +248,81 @@ func TestCancelledBatchEnds(t *testing.T) {
 	t.Parallel()
 	conn := queuetest.Connect(t, queuetest.StartServer(t), queue.Options{})
 	publish(t, conn, "b", 20)
-	require.NoError(t, conn.Cancel(t.Context(), "b"))
+	require.NoError(t, conn.Cancel(t.Context(), "b", 0))
 	start(t, conn, options("w1"), signerFunc(func(context.Context, sign.Request) (sign.Result, error) {
 		return sign.Result{}, errors.New("signed in a cancelled batch")
 	}))
 	for _, o := range awaitOutcomes(t, conn, "b", 20) {
 		require.Equal(t, queue.Cancelled, o.Verdict)
 	}
+}
+
+// Cancelled while it is being signed, over the real queue.
+func TestCancelReachesWhatIsInWork(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Connect(t, queuetest.StartServer(t), queue.Options{})
+	publish(t, conn, "b", 4)
+	begun := make(chan struct{}, 4)
+	o := options("w1")
+	o.Jobs = 2
+	start(t, conn, o, signerFunc(func(ctx context.Context, _ sign.Request) (sign.Result, error) {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return sign.Result{}, context.Cause(ctx)
+	}))
+	<-begun
+	<-begun
+	require.NoError(t, conn.Cancel(t.Context(), "b", 0))
+	for _, o := range awaitOutcomes(t, conn, "b", 4) {
+		require.Equal(t, queue.Cancelled, o.Verdict)
+		require.NotNil(t, o.Request)
+		require.Equal(t, o.ID, o.Request.ID)
+	}
+}
+
+func TestPausesOverTheQueue(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{queue.LaneBulk, "r.example"} {
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			conn := queuetest.Connect(t, queuetest.StartServer(t), queue.Options{})
+			require.NoError(t, conn.Pause(t.Context(), queue.Pause{Target: target, By: "me", At: time.Now()}))
+			publish(t, conn, "b", 3)
+			var signing atomic.Bool
+			o := options("w1")
+			o.PauseWait, o.AnnounceEvery = 50*time.Millisecond, 50*time.Millisecond
+			start(t, conn, o, signerFunc(func(_ context.Context, r sign.Request) (sign.Result, error) {
+				signing.Store(true)
+				return signed(r), nil
+			}))
+			require.Eventually(t, func() bool {
+				present, err := conn.Present(t.Context())
+				return err == nil && len(present) == 1 && present[0].Worker == "w1"
+			}, 30*time.Second, 20*time.Millisecond)
+			require.False(t, signing.Load())
+			was, err := conn.Resume(t.Context(), target)
+			require.NoError(t, err)
+			require.True(t, was)
+			for _, o := range awaitOutcomes(t, conn, "b", 3) {
+				require.Equal(t, queue.Signed, o.Verdict)
+				require.Equal(t, 1, o.Attempts)
+			}
+		})
+	}
+}
+
+func TestWorkerThatIsGoneIsNotListed(t *testing.T) {
+	t.Parallel()
+	conn := queuetest.Connect(t, queuetest.StartServer(t), queue.Options{})
+	w := start(t, conn, options("w1"), nil)
+	listed := func() bool {
+		present, err := conn.Present(t.Context())
+		return err == nil && len(present) == 1
+	}
+	require.Eventually(t, listed, 30*time.Second, 20*time.Millisecond)
+	w.drain()
+	require.NoError(t, <-w.ended)
+	require.False(t, listed())
 }
 
 func TestHeartbeatMustFitTheQueue(t *testing.T) {

@@ -14,6 +14,10 @@ import (
 // connection gets no answer ever.
 const callPatience = 10 * time.Second
 
+// ledgerPatience is how long a request is kept whose entry the ledger does not
+// take: a server that restarts is waited for, one that is full is not.
+const ledgerPatience = time.Minute
+
 // The pauses between repeated calls to a queue that does not take a record.
 const (
 	recordPauseMin = 100 * time.Millisecond
@@ -50,7 +54,7 @@ func (w *Worker) settle(ctx context.Context, j *job, r result, began time.Time, 
 		w.log.Warn("cannot acknowledge, the request comes again and ends at once", zap.Error(err))
 		return
 	}
-	if !j.onLedger {
+	if !j.touched {
 		return
 	}
 	clearLedger := func(call context.Context) error { return w.records.ClearLedger(call, j.request) }
@@ -64,14 +68,10 @@ func (w *Worker) settle(ctx context.Context, j *job, r result, began time.Time, 
 func (w *Worker) record(ctx context.Context, o queue.Outcome) (stored queue.Outcome, ok bool) {
 	ok = w.persist(ctx, "cannot record an outcome, trying again", func(call context.Context) (err error) {
 		stored, err = w.records.Record(call, o)
-		switch {
-		case errors.Is(err, queue.ErrTooLarge) && len(o.Digests) > 0:
-			// The signatures are where they belong; only their list has no room.
-			w.log.Error("outcome recorded without its signatures, they are too many for a message",
-				zap.String("reference", o.Reference), zap.Int("signatures", len(o.Digests)))
-			o.Digests = nil
+		for errors.Is(err, queue.ErrTooLarge) && w.lighten(&o) {
 			stored, err = w.records.Record(call, o)
-		case errors.Is(err, queue.ErrUnreadable):
+		}
+		if errors.Is(err, queue.ErrUnreadable) {
 			// The request has its one outcome, whatever it says.
 			w.log.Error("an outcome that cannot be read is recorded already, and stays", zap.Error(err))
 			stored, err = o, nil
@@ -79,6 +79,24 @@ func (w *Worker) record(ctx context.Context, o queue.Outcome) (stored queue.Outc
 		return err
 	})
 	return stored, ok
+}
+
+// lighten takes from an outcome what a message has no room for, and reports
+// whether there was something to take.
+func (w *Worker) lighten(o *queue.Outcome) bool {
+	switch {
+	case len(o.Digests) > 0:
+		// The signatures are where they belong; only their list has no room.
+		w.log.Error("outcome recorded without its signatures, they are too many for a message",
+			zap.String("reference", o.Reference), zap.Int("signatures", len(o.Digests)))
+		o.Digests = nil
+	case o.Request != nil:
+		w.log.Error("outcome recorded without its request, which cannot be retried", zap.String("reference", o.Reference))
+		o.Request = nil
+	default:
+		return false
+	}
+	return true
 }
 
 func (w *Worker) bury(ctx context.Context, j *job, o queue.Outcome) bool {
@@ -115,26 +133,15 @@ func (w *Worker) persist(ctx context.Context, complaint string, do func(context.
 func (w *Worker) giveBack(ctx context.Context, j *job, r *retry, alive *heartbeat) {
 	if !r.silent {
 		j.entry.InFlight = false
-		bounded, cancel := context.WithTimeout(ctx, callPatience)
+		bounded, cancel := context.WithTimeout(ctx, ledgerPatience)
 		w.persist(bounded, "cannot write the ledger", func(call context.Context) error { return w.note(call, j) })
 		cancel()
-		if j.entry.Error != "" {
-			w.log.Info("image will be tried again", zap.String("reference", j.request.Reference), zap.String("class", j.entry.Class),
-				zap.Int("attempts", j.entry.Attempts), zap.Duration("after", r.after), zap.String("error", j.entry.Error))
-		}
 	}
 	alive.stop()
 	handBack := func(call context.Context) error { return j.delivery.Retry(call, r.after) }
 	if err := within(ctx, handBack); err != nil {
 		w.log.Warn("cannot give a request back, it comes again after the ack wait", zap.Error(err))
 	}
-}
-
-// note writes the job's entry to the ledger.
-func (w *Worker) note(ctx context.Context, j *job) error {
-	j.entry.Worker, j.entry.UpdatedAt = w.options.Name, time.Now().UTC()
-	j.onLedger = true
-	return w.records.WriteLedger(ctx, j.request, j.entry)
 }
 
 // within makes one call of the settling. It outlives a stop of the work: what
@@ -154,7 +161,7 @@ func (w *Worker) logEnd(o queue.Outcome) {
 	}
 	switch {
 	case o.Verdict == queue.Dead:
-		w.log.Error("image failed", append(fields, zap.String("class", o.Class), zap.String("error", o.Error), zap.String("line", o.Line))...)
+		w.log.Error("image failed", append(fields, zap.String("class", o.Class), zap.String("error", o.Error), zap.String("line", string(o.Line)))...)
 	case o.Error != "":
 		w.log.Info("image done", append(fields, zap.String("reason", o.Error))...)
 	default:

@@ -75,6 +75,80 @@ func TestFullOutcomeStreamWhenDrained(t *testing.T) {
 	}
 }
 
+// What a drain kept from being recorded ends at the next delivery: the last
+// attempt is not made twice.
+func TestLastAttemptThatWasNotRecorded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook()
+		b.before = onStep("outcome", func(context.Context) error { return queue.ErrFull })
+		tries := 0
+		w := testWorker(b, func(context.Context, sign.Request) (sign.Result, error) {
+			tries++
+			return sign.Result{}, answered(500, 0)
+		})
+		w.options.Attempts = 1
+		work, abort := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Minute, func() { abort(errDrained) })
+		w.handle(work, t.Context(), jobOf(testRequest(), 1, &parcel{book: b}))
+		b.before = nil
+		deliver(t, w, b, testRequest(), 2)
+		require.Equal(t, 1, tries)
+		o := b.outcomes[requestKey(testRequest())]
+		require.Equal(t, queue.Dead, o.Verdict)
+		require.Equal(t, RegistryUnavailable, o.Class)
+		require.Equal(t, 1, o.Attempts)
+		require.Contains(t, b.letters, requestKey(testRequest()))
+	})
+}
+
+// Nor is it an attempt in vain that a success could not be recorded.
+func TestSuccessThatWasNotRecorded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook()
+		b.before = onStep("outcome", func(context.Context) error { return queue.ErrFull })
+		w := testWorker(b, signsAtOnce)
+		w.options.Attempts = 1
+		work, abort := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Minute, func() { abort(errDrained) })
+		w.handle(work, t.Context(), jobOf(testRequest(), 1, &parcel{book: b}))
+		b.before = nil
+		deliver(t, w, b, testRequest(), 2)
+		require.Equal(t, queue.Signed, b.outcomes[requestKey(testRequest())].Verdict)
+		require.Equal(t, 1, b.outcomes[requestKey(testRequest())].Attempts)
+	})
+}
+
+// What the server forgot after a crash, and takes for a first delivery.
+func TestAttemptsOfAForgottenDeliveryCount(t *testing.T) {
+	t.Parallel()
+	b := newBook()
+	w := testWorker(b, failsAtOnce)
+	b.ledger[requestKey(testRequest())] = queue.Entry{Attempts: 3, Deaths: 1}
+	deliver(t, w, b, testRequest(), 1)
+	o := b.outcomes[requestKey(testRequest())]
+	require.Equal(t, queue.Dead, o.Verdict)
+	require.Equal(t, 4, o.Attempts)
+	require.Empty(t, b.ledger)
+}
+
+func TestCancelledOutcomeTooLargeGoesWithoutItsRequest(t *testing.T) {
+	t.Parallel()
+	b := newBook()
+	b.cancelled = 1
+	tries := 0
+	b.before = onStep("outcome", func(context.Context) error {
+		if tries++; tries == 1 {
+			return queue.ErrTooLarge
+		}
+		return nil
+	})
+	deliver(t, testWorker(b, signsAtOnce), b, testRequest(), 1)
+	require.Equal(t, []string{"outcome cancelled", "ack"}, b.made())
+	require.Nil(t, b.outcomes[requestKey(testRequest())].Request)
+}
+
 func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{"ack", "nak"} {
@@ -114,12 +188,13 @@ func TestQuestionsWithoutAnswer(t *testing.T) {
 		delivered int
 		steps     []string
 	}{
-		{"read outcome", 2, []string{"nak 1s"}},
-		{"read ledger", 2, []string{"read outcome", "nak 1s"}},
-		{"ledger: in flight", 2, []string{"read outcome", "read ledger", "ledger", "nak 1s"}},
+		{"read ledger", 2, []string{"nak 1s"}},
+		{"read outcome", 2, []string{"read ledger", "ledger: in flight", "outcome signed", "ack", "clear ledger"}},
+		{"ledger: in flight", 2, []string{"read ledger", "read outcome", "ledger", "nak 1s"}},
 		{"ask cancelled", 1, []string{"outcome signed", "ack"}},
+		{"ask paused", 1, []string{"outcome signed", "ack"}},
 		{"ack", 1, []string{"outcome signed"}},
-		{"clear ledger", 2, []string{"read outcome", "read ledger", "ledger: in flight", "outcome signed", "ack"}},
+		{"clear ledger", 2, []string{"read ledger", "read outcome", "ledger: in flight", "outcome signed", "ack"}},
 	}
 	for _, test := range tests {
 		t.Run(test.step, func(t *testing.T) {
@@ -142,7 +217,7 @@ func TestQuestionsWithoutAnswer(t *testing.T) {
 			began := time.Now()
 			deliver(t, testWorker(b, failsAtOnce), b, testRequest(), 1)
 			require.Empty(t, b.made())
-			require.LessOrEqual(t, time.Since(began), 5*callPatience)
+			require.LessOrEqual(t, time.Since(began), ledgerPatience+6*callPatience)
 		})
 	})
 }
@@ -159,7 +234,7 @@ func TestLedgerIsWrittenAfterAnInterruption(t *testing.T) {
 			return nil
 		})
 		deliver(t, testWorker(b, failsAtOnce), b, testRequest(), 1)
-		require.Equal(t, []string{"ledger", "nak 1s"}, b.made())
+		require.Equal(t, []string{"read ledger", "ledger", "nak 1s"}, b.made())
 	})
 }
 

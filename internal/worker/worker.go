@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/sign"
@@ -34,7 +33,10 @@ type records interface {
 	Ledger(ctx context.Context, r queue.Request) (queue.Entry, bool, error)
 	WriteLedger(ctx context.Context, r queue.Request, e queue.Entry) error
 	ClearLedger(ctx context.Context, r queue.Request) error
-	Cancelled(ctx context.Context, batch string) (bool, error)
+	Cancelled(ctx context.Context, batch string) (queue.Cancellation, bool, error)
+	Paused(ctx context.Context, target string) (queue.Pause, bool, error)
+	Announce(ctx context.Context, p queue.Presence) error
+	Withdraw(ctx context.Context, worker string) error
 }
 
 // errDrained is the cause of the end of work that a drain did not wait for.
@@ -42,13 +44,14 @@ var errDrained = errors.New("the worker stops")
 
 // Worker consumes requests. New makes one, Run is called once.
 type Worker struct {
-	options   Options
-	conn      *queue.Conn
-	records   records
-	signer    Signer
-	log       *zap.Logger
-	cancelled *cancellations
-	random    func() float64 // 0 to 1, for jitter
+	options Options
+	conn    *queue.Conn
+	records records
+	signer  Signer
+	log     *zap.Logger
+	control *control
+	inWork  *inWork
+	random  func() float64 // 0 to 1, for jitter
 }
 
 // New returns a worker of the queue behind conn.
@@ -67,8 +70,9 @@ func New(conn *queue.Conn, signer Signer, o Options, log *zap.Logger) (*Worker, 
 func newWorker(r records, signer Signer, o Options, log *zap.Logger) *Worker {
 	return &Worker{
 		options: o, records: r, signer: signer, log: log,
-		cancelled: newCancellations(r),
-		random:    rand.Float64,
+		control: newControl(r, log),
+		inWork:  newInWork(o, log),
+		random:  rand.Float64,
 	}
 }
 
@@ -76,6 +80,15 @@ func newWorker(r records, signer Signer, o Options, log *zap.Logger) *Worker {
 // finishes those in flight within ShutdownGrace, gives the rest back and
 // returns nil.
 func (w *Worker) Run(ctx context.Context) error {
+	lanes := []lane{laneOf(w.conn.BulkLane(), queue.LaneBulk, w.options.Jobs)}
+	if w.options.EventJobs > 0 {
+		lanes = append(lanes, laneOf(w.conn.EventLane(), queue.LaneEvent, w.options.EventJobs))
+	}
+	w.run(ctx, lanes)
+	return nil
+}
+
+func (w *Worker) run(ctx context.Context, lanes []lane) {
 	work, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)
 	stopGrace := context.AfterFunc(ctx, func() {
@@ -84,80 +97,35 @@ func (w *Worker) Run(ctx context.Context) error {
 	})
 	defer stopGrace()
 
-	var lanes errgroup.Group
-	lanes.Go(func() error { return w.serve(ctx, work, w.conn.BulkLane(), w.options.Jobs) })
-	if w.options.EventJobs > 0 {
-		lanes.Go(func() error { return w.serve(ctx, work, w.conn.EventLane(), w.options.EventJobs) })
+	serving, served := context.WithCancel(context.WithoutCancel(ctx))
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer served()
+	beside.Go(func() { w.watch(serving) })
+	beside.Go(func() { w.announce(serving, ctx.Done()) })
+
+	var each sync.WaitGroup
+	for _, from := range lanes {
+		each.Go(func() { w.serve(ctx, work, from) })
 	}
-	return lanes.Wait()
+	each.Wait()
 }
 
-// lanePause is the pause after a lane could not be asked for requests.
-const lanePause = time.Second
+// watchEvery is how often what is in work is looked at. With the age that an
+// answer may have it bounds how long an image of a cancelled batch goes on.
+const watchEvery = answerAge / 2
 
-// serve claims requests of one lane whenever there are free slots and handles
-// each in a goroutine of its own. fetch ends the claiming, work the handling.
-func (w *Worker) serve(fetch, work context.Context, lane *queue.Lane, jobs int) error {
-	slots := newSlots(jobs)
-	var handlers sync.WaitGroup
-	defer handlers.Wait()
+// watch aborts images that should not go on, until ctx ends.
+func (w *Worker) watch(ctx context.Context) {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
 	for {
-		free, err := slots.take(fetch)
-		if err != nil {
-			return nil //nolint:nilerr // the end of fetch is how serving ends
-		}
-		deliveries, err := lane.Next(fetch, free)
-		slots.give(free - len(deliveries))
-		for _, d := range deliveries {
-			handlers.Go(func() {
-				defer slots.give(1)
-				w.handle(work, fetch, newJob(d))
-			})
-		}
-		if err != nil && fetch.Err() == nil {
-			w.log.Warn("cannot ask for requests, trying again", zap.Error(err))
-			pause(fetch, lanePause)
-		}
-	}
-}
-
-// pause waits, or less when ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-// slots are the images a lane may have in work at once.
-type slots chan struct{}
-
-func newSlots(n int) slots {
-	s := make(slots, n)
-	s.give(n)
-	return s
-}
-
-// take waits for one slot and takes all others that are free with it.
-func (s slots) take(ctx context.Context) (int, error) {
-	select {
-	case <-s:
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	for n := 1; ; n++ {
 		select {
-		case <-s:
-		default:
-			return n, nil
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
 		}
-	}
-}
-
-func (s slots) give(n int) {
-	for range n {
-		s <- struct{}{}
+		w.inWork.makeRoom()
+		w.inWork.abortCancelled(func(r queue.Request) bool { return w.control.isCancelled(ctx, r) })
 	}
 }

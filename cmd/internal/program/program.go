@@ -34,24 +34,40 @@ type Ended struct{ Status int }
 
 func (e Ended) Error() string { return fmt.Sprintf("exit status %d", e.Status) }
 
-// Run runs a command that takes no arguments but flags. Its context ends with
-// the first SIGINT or SIGTERM; the second ends the process at once.
+// Run runs a command, or the one of its subcommands that the arguments name. A
+// command without Args takes none but flags. Its context ends with the first
+// SIGINT or SIGTERM; the second ends the process at once.
 func Run(command *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	command.SilenceUsage, command.SilenceErrors = true, true
-	command.Args = func(cmd *cobra.Command, args []string) error {
-		if err := cobra.NoArgs(cmd, args); err != nil {
-			return UsageError{err}
-		}
-		return nil
-	}
-	command.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError{err} })
+	command.CompletionOptions.DisableDefaultCmd = true
+	takeMistakesForUsage(command)
 	command.SetArgs(args)
 	command.SetOut(stdout)
 	command.SetErr(stderr)
 
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	return exitStatus(command.Name(), command.ExecuteContext(ctx), stderr)
+	called, err := command.ExecuteContextC(ctx)
+	return exitStatus(called, err, stderr)
+}
+
+// takeMistakesForUsage makes the mistakes in the arguments of a command and its
+// subcommands, and in their flags, UsageErrors.
+func takeMistakesForUsage(command *cobra.Command) {
+	check := command.Args
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	command.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return UsageError{err}
+		}
+		return nil
+	}
+	command.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return UsageError{err} })
+	for _, sub := range command.Commands() {
+		takeMistakesForUsage(sub)
+	}
 }
 
 // untilSignal returns a context that ends with the first SIGINT or SIGTERM. The
@@ -86,9 +102,10 @@ func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 
 // exitStatus turns the end of a run into the program's, and tells the reason
 // where that has not been done.
-func exitStatus(name string, err error, stderr io.Writer) int {
+func exitStatus(called *cobra.Command, err error, stderr io.Writer) int {
 	var usage UsageError
 	var ended Ended
+	name := called.Root().Name()
 	switch {
 	case err == nil:
 		return ExitDone
@@ -98,7 +115,7 @@ func exitStatus(name string, err error, stderr io.Writer) int {
 		Say(stderr, "%s: interrupted\n", name)
 		return ExitInterrupted
 	case errors.As(err, &usage):
-		Say(stderr, "%s: %v\nSee %s --help.\n", name, err, name)
+		Say(stderr, "%s: %v\nSee %s --help.\n", name, err, called.CommandPath())
 		return ExitUsage
 	}
 	Say(stderr, "%s: %v\n", name, err)

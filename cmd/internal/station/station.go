@@ -48,16 +48,18 @@ func Defaults(maxWait time.Duration) config.Signing {
 	return config.Signing{
 		Jobs: d.Jobs, Timeout: d.Timeout, Attempts: d.Attempts, Backoff: d.BackoffMin,
 		MaxWait: maxWait, ShutdownGrace: d.ShutdownGrace,
+		HostRequests: 16, BreakerFailures: d.BreakerAfter, BreakerPause: d.BreakerFor,
 	}
 }
 
 // Limits are the limits of a worker loop of that name.
 func Limits(s config.Signing, name string) worker.Options {
 	o := worker.DefaultOptions()
-	o.Name = name
+	o.Name, o.Program = name, Version()
 	o.Jobs, o.Timeout, o.Attempts = s.Jobs, s.Timeout, s.Attempts
 	o.BackoffMin, o.BackoffMax = s.Backoff, max(o.BackoffMax, s.Backoff)
 	o.MaxWait, o.ShutdownGrace = s.MaxWait, s.ShutdownGrace
+	o.BreakerAfter, o.BreakerFor = s.BreakerFailures, s.BreakerPause
 	return o
 }
 

@@ -200,7 +200,7 @@ func (s *Server) Connect(ctx context.Context, o queue.Options) (*queue.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.Setup(ctx); err != nil {
+	if err := conn.Ensure(ctx); err != nil {
 		conn.Close()
 		return nil, err
 	}

@@ -18,7 +18,13 @@ import (
 // StartServer runs a NATS server on a port of its own until the test ends.
 func StartServer(t testing.TB) *server.Server {
 	t.Helper()
-	return start(t, server.RANDOM_PORT, t.TempDir())
+	return StartServerWith(t, nil)
+}
+
+// StartServerWith is StartServer with options of the test's own.
+func StartServerWith(t testing.TB, change func(*server.Options)) *server.Server {
+	t.Helper()
+	return start(t, server.RANDOM_PORT, t.TempDir(), change)
 }
 
 // Restart ends srv and starts a server on its store and port in its place.
@@ -37,14 +43,18 @@ func Stop(t testing.TB, srv *server.Server) (again func() *server.Server) {
 	dir := filepath.Dir(srv.JetStreamConfig().StoreDir)
 	srv.Shutdown()
 	srv.WaitForShutdown()
-	return func() *server.Server { return start(t, addr.Port, dir) }
+	return func() *server.Server { return start(t, addr.Port, dir, nil) }
 }
 
-func start(t testing.TB, port int, dir string) *server.Server {
+func start(t testing.TB, port int, dir string, change func(*server.Options)) *server.Server {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{
+	o := &server.Options{
 		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
-	})
+	}
+	if change != nil {
+		change(o)
+	}
+	srv, err := server.NewServer(o)
 	require.NoError(t, err)
 	srv.Start()
 	require.True(t, srv.ReadyForConnections(30*time.Second), "NATS server did not start")
@@ -72,7 +82,8 @@ func Connect(t testing.TB, srv *server.Server, o queue.Options) *queue.Conn {
 	conn, err := queue.Connect(t.Context(), o)
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
-	require.NoError(t, conn.Setup(t.Context()))
+	_, err = conn.Setup(t.Context())
+	require.NoError(t, err)
 	return conn
 }
 

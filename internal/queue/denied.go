@@ -1,0 +1,139 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// DeniedError says that the user of this connection lacks a permission.
+type DeniedError struct {
+	// Subject is what the server did not let the user publish to, or the inbox
+	// under which it did not let him have answers.
+	Subject string
+}
+
+func (e *DeniedError) Error() string {
+	if strings.HasPrefix(e.Subject, "_INBOX") {
+		return fmt.Sprintf("the NATS server does not let this user have answers under %s: use the credentials of that role", e.Subject)
+	}
+	return fmt.Sprintf("the NATS server does not let this user publish to %s: use the credentials of the role that may "+
+		"(submitter, webhook, worker or operator), or give this one the permission", e.Subject)
+}
+
+// denials remembers what the server refused. It says so apart from the question
+// that was refused, which gets no answer at all.
+type denials struct {
+	mu      sync.Mutex
+	last    map[string]time.Time // by subject
+	watched map[*denialWatch]struct{}
+}
+
+type denialWatch struct {
+	subject string
+	cancel  context.CancelCauseFunc
+}
+
+// maxDenials bounds the subjects remembered at once.
+const maxDenials = 256
+
+var deniedPattern = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
+
+// note takes an error that the client was told asynchronously.
+func (d *denials) note(err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	match := deniedPattern.FindStringSubmatch(err.Error())
+	if match == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last == nil || len(d.last) >= maxDenials {
+		d.last = make(map[string]time.Time)
+	}
+	d.last[match[1]] = time.Now()
+	for watch := range d.watched {
+		if watch.subject == match[1] {
+			watch.cancel(&DeniedError{Subject: match[1]})
+		}
+	}
+}
+
+// watch returns a context that ends, with a *DeniedError for its cause, when
+// publishing to subject is refused. stop must be called.
+func (d *denials) watch(ctx context.Context, subject string) (watching context.Context, stop func()) {
+	watching, cancel := context.WithCancelCause(ctx)
+	watch := &denialWatch{subject: subject, cancel: cancel}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.watched == nil {
+		d.watched = make(map[*denialWatch]struct{})
+	}
+	d.watched[watch] = struct{}{}
+	return watching, func() {
+		d.mu.Lock()
+		delete(d.watched, watch)
+		d.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+// command bounds one question to the server, which ends at once when the server
+// does not let this user ask it.
+func (c *Conn) command(ctx context.Context, patience time.Duration, subject string) (context.Context, func()) {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	watching, stop := c.denied.watch(bounded, subject)
+	return watching, func() { stop(); cancel() }
+}
+
+// refused is err, or the refusal that brought it about.
+func refused(ctx context.Context, err error) error {
+	var denied *DeniedError
+	if errors.As(context.Cause(ctx), &denied) {
+		return denied
+	}
+	return err
+}
+
+// of returns a *DeniedError when a question about a stream was refused lately.
+func (d *denials) of(stream string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for subject, at := range d.last {
+		if time.Since(at) < 2*answerPatience && concerns(subject, stream) {
+			return &DeniedError{Subject: subject}
+		}
+	}
+	return nil
+}
+
+// concerns reports whether a subject is one of a stream or of its API.
+func concerns(subject, stream string) bool {
+	if bucket, ok := strings.CutPrefix(stream, "KV_"); ok && strings.HasPrefix(subject, "$KV."+bucket+".") {
+		return true
+	}
+	if own, ok := recordSubjects[stream]; ok && strings.HasPrefix(subject, own) {
+		return true
+	}
+	for token := range strings.SplitSeq(subject, ".") {
+		if token == stream {
+			return true
+		}
+	}
+	return false
+}
+
+// recordSubjects is how the subjects of each stream begin.
+var recordSubjects = map[string]string{
+	streamRequests: "sign.request.",
+	streamOutcomes: "sign.outcome.",
+	streamDead:     "sign.dead.",
+}
