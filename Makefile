@@ -8,7 +8,7 @@ RACE    := -race -shuffle=on -tags=$(TAGS)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e bench lint fmt peers tidy verify/build verify/tidy clean
+.PHONY: help build demo test unit e2e chaos bench lint fmt peers tidy verify/build verify/tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ unit: ## run the quick tests only
 
 e2e: peers ## run the end-to-end tests only
 	$(GO) test $(RACE) -timeout 20m $(ARGS) ./test/...
+
+chaos: peers ## torment fleets for half an hour and see that nothing is lost (ARGS='-scenario kill,nats -seed 7')
+	$(GO) run -tags=$(TAGS) ./test/chaos $(ARGS)
 
 bench: ## run the benchmarks
 	$(GO) test -tags=$(TAGS) -run='^$$' -bench=. -benchmem $(ARGS) ./internal/...

@@ -17,7 +17,7 @@ import (
 // What the documents call things that are somebody's own.
 const (
 	documentedRegistry = "registry.example.com"
-	documentedNATS     = "nats://nats.example.com:4222"
+	documentedNATS     = "nats.example.com:4222" // without a user, or with one
 	documentedConfig   = "configs/sign-worker.yaml"
 )
 
@@ -50,6 +50,10 @@ func TestDocumentedCommandsWork(t *testing.T) {
 		case "make":
 			require.Contains(t, string(ci), strings.Join(command, " "))
 		case "sign-worker":
+			if command[1] == "setup" {
+				d.setup(command[1:])
+				continue
+			}
 			workers = append(workers, d.serve(command[1:]))
 		case "sign-submit":
 			d.submit(command[1:])
@@ -95,7 +99,7 @@ func (d documented) prepare() {
 // here puts this machine's servers in the places of the documents'.
 func (d documented) here(text string) string {
 	text = strings.ReplaceAll(text, documentedRegistry, d.w.registry.Host())
-	return strings.ReplaceAll(text, documentedNATS, d.server.URL())
+	return strings.ReplaceAll(text, documentedNATS, strings.TrimPrefix(d.server.URL(), "nats://"))
 }
 
 func (d documented) args(args []string) []string {
@@ -114,15 +118,25 @@ func (d documented) serve(args []string) *program {
 	return p
 }
 
+// setup makes the streams, if no worker has yet.
+func (d documented) setup(args []string) {
+	d.t.Helper()
+	r := d.run("sign-worker", d.args(args)...)
+	require.Zero(d.t, r.code, r)
+	require.NotEmpty(d.t, r.stdout)
+}
+
 func (d documented) submit(args []string) {
 	d.t.Helper()
 	args = d.args(args)
-	if !slices.Contains(args, "--nats-url") {
+	if strings.HasPrefix(args[0], "-") && !slices.Contains(args, "--nats-url") {
 		args = append(args, "--tls-verify=false")
 	}
 	r := d.run("sign-submit", args...)
 	require.Zero(d.t, r.code, r)
-	require.Contains(d.t, r.stdout, "2 images: ", r)
+	if strings.HasPrefix(args[0], "-") && !slices.Contains(args, "--detach") {
+		require.Contains(d.t, r.stdout, "2 images: ", r)
+	}
 }
 
 func (d documented) verify(args []string) {
@@ -130,11 +144,11 @@ func (d documented) verify(args []string) {
 	args = d.args(args)
 	require.Equal(d.t, []string{"verify"}, args[:1])
 	flags, image := args[1:len(args)-1], args[len(args)-1]
-	require.NoError(d.t, peers.CosignVerify(d.t.Context(), d.w.registry.Access(), image, d.path("cosign.pub"), without(flags, "--key")...))
+	require.NoError(d.t, peers.CosignVerify(d.t.Context(), d.w.registry.Access(), image, d.path("cosign.pub"), withoutFlag(flags, "--key")...))
 }
 
-// without drops a flag and its value.
-func without(flags []string, name string) []string {
+// withoutFlag drops a flag and its value.
+func withoutFlag(flags []string, name string) []string {
 	var kept []string
 	for i := 0; i < len(flags); i++ {
 		if flags[i] == name {
@@ -177,32 +191,105 @@ func documentedPages(t *testing.T) []string {
 }
 
 // TestDocumentedFlagsAreThoseOfTheProgram holds the tables of the reference
-// pages and --help to each other.
+// pages and --help to each other: that in the section of a command to its own,
+// the others to that of the program.
 func TestDocumentedFlagsAreThoseOfTheProgram(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	flag := regexp.MustCompile(`--[a-z][a-z-]+`)
-	submitPage := mentioned(t, flag, "../../docs/sign-submit.md")
-	workerPage := mentioned(t, flag, "../../docs/sign-worker.md")
-	for program, page := range map[string][]string{"sign-submit": submitPage, "sign-worker": workerPage} {
-		help := m.run(program, "--help")
-		require.Zero(t, help.code)
-		for _, name := range flag.FindAllString(help.stdout, -1) {
-			if name != "--help" && name != "--version" {
-				require.Contains(t, page, name, "docs/%s.md lacks a flag of --help", program)
+	for _, program := range []string{"sign-submit", "sign-worker"} {
+		page := readPage(t, "../../docs/"+program+".md")
+		commands := m.commands(program)
+		every := m.flags(program)
+		for _, name := range every {
+			require.Contains(t, page.flags(), name, "docs/%s.md lacks a flag of --help", program)
+		}
+		for _, section := range page {
+			command := strings.ToLower(section.title)
+			if !slices.Contains(commands, command) {
+				require.Subset(t, m.flags(program), section.rows, "docs/%s.md, %s", program, section.title)
+				continue
 			}
+			own := without(m.flags(program, command), everyCommand...)
+			require.ElementsMatch(t, own, without(section.rows, everyCommand...), "docs/%s.md, %s", program, section.title)
+			every = append(every, own...)
+			commands = without(commands, command)
 		}
-		for _, name := range page {
-			require.Contains(t, help.stdout, name, "docs/%s.md has a flag that --help lacks", program)
-		}
+		require.Empty(t, commands, "docs/%s.md has no section of these", program)
+		require.Subset(t, append(every, everyCommand...), page.flags(), "docs/%s.md has a flag that no --help has", program)
 	}
 }
 
-func mentioned(t *testing.T, flag *regexp.Regexp, page string) []string {
+// commands are the commands that a program says it has.
+func (m *machine) commands(program string) []string {
+	m.t.Helper()
+	_, list, _ := strings.Cut(m.help(program), "Available Commands:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	var commands []string
+	for line := range strings.Lines(list) {
+		command, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		commands = append(commands, command)
+	}
+	return without(commands, "help")
+}
+
+// flags are those that a program, or a command of it, says it has.
+func (m *machine) flags(command ...string) []string {
+	m.t.Helper()
+	_, list, _ := strings.Cut(m.help(command...), "\nFlags:\n")
+	var flags []string
+	for _, row := range regexp.MustCompile(`(?m)^ +(?:-[a-z], )?(--[a-z][a-z-]+)`).FindAllStringSubmatch(list, -1) {
+		flags = append(flags, row[1])
+	}
+	return without(flags, "--help", "--version")
+}
+
+// help is what a program, or a command of it, says of itself.
+func (m *machine) help(command ...string) string {
+	m.t.Helper()
+	help := m.run(command[0], append(command[1:], "--help")...)
+	require.Zero(m.t, help.code)
+	return help.stdout
+}
+
+// everyCommand are flags that a page tells of once for all commands.
+var everyCommand = []string{"--nats-url", "--config", "--debug", "--help", "--version"}
+
+func without(list []string, names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(names, s) })
+}
+
+// page is a reference page.
+type page []section
+
+// section is what is below a heading, down to the next one. Blocks are left out:
+// commands of other programs stand there too.
+type section struct {
+	title string
+	flags []string // named anywhere
+	rows  []string // that begin a row of a table
+}
+
+func (p page) flags() []string {
+	var flags []string
+	for _, s := range p {
+		flags = append(flags, s.flags...)
+	}
+	return flags
+}
+
+func readPage(t *testing.T, file string) page {
 	t.Helper()
-	text, err := os.ReadFile(page)
+	text, err := os.ReadFile(file)
 	require.NoError(t, err)
-	// Commands of the other program stand on these pages too, in blocks.
 	prose := regexp.MustCompile("(?ms)^```.*?^```").ReplaceAllString(string(text), "")
-	return flag.FindAllString(prose, -1)
+	var p page
+	for _, part := range regexp.MustCompile(`(?m)^#+ `).Split(prose, -1) {
+		title, body, _ := strings.Cut(part, "\n")
+		s := section{title: title, flags: regexp.MustCompile(`--[a-z][a-z-]+`).FindAllString(body, -1)}
+		for _, row := range regexp.MustCompile("(?m)^\\| (?:`-[a-z]`, )?`(--[a-z][a-z-]+)` \\|").FindAllStringSubmatch(body, -1) {
+			s.rows = append(s.rows, row[1])
+		}
+		p = append(p, s)
+	}
+	return p
 }

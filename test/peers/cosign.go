@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/signfleet/signfleet/test/peers/build"
 )
@@ -37,6 +38,13 @@ func CosignSign(ctx context.Context, access Access, image string, key KeyPair, f
 	return cosign(ctx, access, key.Passphrase, append(args, image)...)
 }
 
+// CosignSignAll is CosignSign for several images, in one run.
+func CosignSignAll(ctx context.Context, access Access, images []string, key KeyPair) error {
+	args := []string{"sign", "--key", key.Private, "--yes",
+		"--use-signing-config=false", "--tlog-upload=false", "--new-bundle-format=false"}
+	return cosign(ctx, access, key.Passphrase, append(args, images...)...)
+}
+
 // CosignSignBundle signs an image as cosign 3 does by default, with a bundle,
 // and no log.
 func CosignSignBundle(ctx context.Context, access Access, image string, key KeyPair, flags ...string) error {
@@ -50,6 +58,18 @@ func CosignSignBundle(ctx context.Context, access Access, image string, key KeyP
 func CosignVerify(ctx context.Context, access Access, image, publicKey string, flags ...string) error {
 	args := append([]string{"verify", "--key", publicKey, "--insecure-ignore-tlog"}, flags...)
 	return cosign(ctx, access, "", append(args, image)...)
+}
+
+// CosignVerifyAll is CosignVerify for many images of one key, in one run for
+// each few dozen of them; its error names the first that cosign does not accept.
+func CosignVerifyAll(ctx context.Context, access Access, publicKey string, images []string) error {
+	for some := range slices.Chunk(images, 40) {
+		args := []string{"verify", "--key", publicKey, "--insecure-ignore-tlog", "--output", "text"}
+		if err := cosign(ctx, access, "", append(args, some...)...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // cosign runs the program with nothing of this machine's settings in reach.

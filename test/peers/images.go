@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -212,6 +214,72 @@ func (p *Pusher) Signatures(ctx context.Context, i Image, digest string) (int, e
 		return 0, err
 	}
 	return len(manifest.Layers), nil
+}
+
+// Signature is one signature of a .sig manifest, with what it is over.
+type Signature struct {
+	Payload   []byte
+	Signature []byte
+}
+
+// ReadSignatures returns the signatures that the .sig manifest of a digest of
+// the image holds; none when there is no such manifest.
+func (p *Pusher) ReadSignatures(ctx context.Context, i Image, digest string) ([]Signature, error) {
+	body, err := p.Manifest(ctx, i.Signature(digest))
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var manifest v1.Manifest
+	if err := json.Unmarshal(body, &manifest); err != nil {
+		return nil, err
+	}
+	var signatures []Signature
+	for _, layer := range manifest.Layers {
+		signature, err := base64.StdEncoding.DecodeString(layer.Annotations["dev.cosignproject.cosign/signature"])
+		if err != nil {
+			return nil, fmt.Errorf("signature of %s: %w", digest, err)
+		}
+		payload, err := p.blob(ctx, i.at(layer.Digest.String()))
+		if err != nil {
+			return nil, fmt.Errorf("payload of a signature of %s: %w", digest, err)
+		}
+		signatures = append(signatures, Signature{Payload: payload, Signature: signature})
+	}
+	return signatures, nil
+}
+
+// RemoveSignatures deletes the .sig manifest of a digest of the image.
+func (p *Pusher) RemoveSignatures(ctx context.Context, i Image, digest string) error {
+	ref, err := p.reference(strings.TrimPrefix(i.Signature(digest), p.host+"/"))
+	if err != nil {
+		return err
+	}
+	descriptor, err := remote.Head(ref, p.with(ctx)...)
+	if err != nil {
+		return err
+	}
+	return remote.Delete(ref.Context().Digest(descriptor.Digest.String()), p.with(ctx)...)
+}
+
+// blob returns the content that a reference by digest names.
+func (p *Pusher) blob(ctx context.Context, reference string) ([]byte, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := remote.Layer(ref, p.with(ctx)...)
+	if err != nil {
+		return nil, err
+	}
+	content, err := layer.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close() //nolint:errcheck // only read
+	return io.ReadAll(content)
 }
 
 func (p *Pusher) push(ctx context.Context, path string, what remote.Taggable, children []Child) (Image, error) {

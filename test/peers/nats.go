@@ -10,36 +10,63 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"time"
 
 	"github.com/signfleet/signfleet/test/peers/build"
 )
+
+// NATSOptions are the choices for a nats-server.
+type NATSOptions struct {
+	// SyncInterval is how often what was stored is fsynced: a duration or
+	// "always"; "" is the server's default.
+	SyncInterval string
+	// MaxFileStore bounds what JetStream stores, in bytes; 0 is the server's default.
+	MaxFileStore int64
+	// MaxPayload bounds a message, in bytes; 0 is the server's default.
+	MaxPayload int
+}
 
 // NATS is a nats-server with JetStream in a process of its own, with its store
 // in a temporary directory.
 type NATS struct {
 	dir     string
 	port    string // "-1" until the server chose one
+	options NATSOptions
+	cluster *clusterPlace // nil for a server that stands alone
 	process *process
 	logs    *logBuffer
 }
 
 // StartNATS starts a server on a free port of 127.0.0.1 and waits until it
 // takes clients. Close it.
-func StartNATS(ctx context.Context) (*NATS, error) {
-	dir, err := os.MkdirTemp("", "nats-")
+func StartNATS(ctx context.Context) (*NATS, error) { return StartNATSWith(ctx, NATSOptions{}) }
+
+// StartNATSWith is StartNATS with choices.
+func StartNATSWith(ctx context.Context, o NATSOptions) (*NATS, error) {
+	n, err := newNATS(o)
 	if err != nil {
 		return nil, err
 	}
-	n := &NATS{dir: dir, port: "-1", logs: &logBuffer{}}
 	if err := n.Start(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
+func newNATS(o NATSOptions) (*NATS, error) {
+	dir, err := os.MkdirTemp("", "nats-")
+	if err != nil {
+		return nil, err
+	}
+	return &NATS{dir: dir, port: "-1", options: o, logs: &logBuffer{}}, nil
+}
+
 // URL returns what clients connect to.
 func (n *NATS) URL() string { return "nats://127.0.0.1:" + n.port }
+
+// Address returns its "host:port".
+func (n *NATS) Address() string { return "127.0.0.1:" + n.port }
 
 // Logs returns the last output of the process.
 func (n *NATS) Logs() string { return n.logs.String() }
@@ -51,10 +78,12 @@ func (n *NATS) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	config, err := n.writeConfig()
+	if err != nil {
+		return fmt.Errorf("configuring nats-server: %w", err)
+	}
 	n.logs.reset()
-	args := []string{"--addr", "127.0.0.1", "--port", n.port, "--jetstream",
-		"--store_dir", filepath.Join(n.dir, "store"), "--ports_file_dir", n.dir}
-	if n.process, err = launch(ctx, path, args, os.Environ(), n.logs); err != nil {
+	if n.process, err = launch(ctx, path, []string{"--config", config}, os.Environ(), n.logs); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -64,6 +93,44 @@ func (n *NATS) Start(ctx context.Context) error {
 	}
 	return n.readPort(ctx)
 }
+
+// writeConfig writes the configuration as JSON, which the server reads too.
+func (n *NATS) writeConfig() (string, error) {
+	store := map[string]any{"store_dir": filepath.Join(n.dir, "store")}
+	if n.options.SyncInterval != "" {
+		store["sync_interval"] = n.options.SyncInterval
+	}
+	if n.options.MaxFileStore != 0 {
+		store["max_file_store"] = n.options.MaxFileStore
+	}
+	config := map[string]any{
+		"listen":         "127.0.0.1:" + n.port,
+		"ports_file_dir": n.dir,
+		"jetstream":      store,
+	}
+	if n.options.MaxPayload != 0 {
+		config["max_payload"] = n.options.MaxPayload
+	}
+	if c := n.cluster; c != nil {
+		config["server_name"] = c.name
+		config["cluster"] = map[string]any{"name": "test", "listen": c.address, "routes": c.routes}
+	}
+	data, err := json.MarshalIndent(config, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(n.dir, "nats.conf")
+	return path, os.WriteFile(path, data, 0o600)
+}
+
+// Pause stops the process as it is, with its connections open, until Continue.
+func (n *NATS) Pause() error { return n.process.signal(syscall.SIGSTOP) }
+
+// Continue ends a Pause.
+func (n *NATS) Continue() error { return n.process.signal(syscall.SIGCONT) }
+
+// Running reports whether there is a process.
+func (n *NATS) Running() bool { return n.process != nil && n.process.running() }
 
 // Stop ends the process in good order; the store stays.
 func (n *NATS) Stop() error { return n.process.stop() }

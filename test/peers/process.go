@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -19,15 +20,24 @@ type process struct {
 	done chan struct{} // closed once the child is reaped
 }
 
-// launch starts a program whose output goes to logs. Its stop ends it, not the
-// context: a child outlives the context of its start.
+// launch starts a program whose output goes to logs.
 func launch(ctx context.Context, path string, args, env []string, logs *logBuffer) (*process, error) {
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, args...)
-	cmd.Env = env
-	cmd.Stdout, cmd.Stderr = logs, logs
+	return launchCommand(ctx, Command{Path: path, Args: args, Env: env}, logs)
+}
+
+// launchCommand starts a program. Its stop ends it, not the context: a child
+// outlives the context of its start.
+func launchCommand(ctx context.Context, c Command, logs *logBuffer) (*process, error) {
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), c.Path, c.Args...)
+	cmd.Env, cmd.Dir = c.Env, c.Dir
+	cmd.Stdout = io.Writer(logs)
+	if c.Logs != nil {
+		cmd.Stdout = io.MultiWriter(logs, c.Logs)
+	}
+	cmd.Stderr = cmd.Stdout
 	tieToParent(cmd)
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", path, err)
+		return nil, fmt.Errorf("starting %s: %w", c.Path, err)
 	}
 	p := &process{cmd: cmd, logs: logs, done: make(chan struct{})}
 	go func() {
@@ -59,6 +69,15 @@ func (p *process) kill() error {
 	return nil
 }
 
+func (p *process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
 func (p *process) signal(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -66,12 +85,13 @@ func (p *process) signal(sig os.Signal) error {
 	return nil
 }
 
-// await returns what the first group of the pattern matched in the logs.
+// await returns what the last group of the pattern, or else the whole of it,
+// matched in the logs.
 func (p *process) await(ctx context.Context, pattern *regexp.Regexp) (string, error) {
 	for {
 		changed := p.logs.changed()
 		if m := pattern.FindStringSubmatch(p.logs.String()); m != nil {
-			return m[1], nil
+			return m[len(m)-1], nil
 		}
 		select {
 		case <-changed:

@@ -16,6 +16,9 @@ type Request struct {
 	Kind   string // what its path is about: ping, manifest, blob, upload, referrers, tags or other
 	Path   string
 	Status int // what was answered; 0 when the answer was withheld
+	// Aborted is true when the client had gone before it was answered.
+	Aborted bool
+	At      time.Time // of the answer
 }
 
 // Fault is what a proxy does to a request instead of passing it on unharmed.
@@ -162,7 +165,7 @@ func (p *Proxy) serve(forward http.Handler, w http.ResponseWriter, r *http.Reque
 	noted := Request{Method: r.Method, Kind: kindOf(r.URL.Path), Path: r.URL.Path}
 	// Noted before the end of the answer reaches the client, who may count at once.
 	note := func(status int) {
-		noted.Status = status
+		noted.Status, noted.Aborted, noted.At = status, r.Context().Err() != nil, time.Now()
 		p.note(noted)
 	}
 	if !p.hold(r, fault.Hold) || !p.wait(r, fault.Delay) || fault.Hang && !p.hang(r) {

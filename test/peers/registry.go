@@ -132,6 +132,9 @@ func (r *Registry) Stop() error { return r.process.stop() }
 // Kill ends the process with SIGKILL; what was stored stays.
 func (r *Registry) Kill() error { return r.process.kill() }
 
+// Running reports whether there is a process.
+func (r *Registry) Running() bool { return r.process != nil && r.process.running() }
+
 // Restart is Stop and Start.
 func (r *Registry) Restart(ctx context.Context) error {
 	if err := r.Stop(); err != nil {
