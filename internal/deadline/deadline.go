@@ -59,7 +59,8 @@ type Clock struct {
 	limits Limits
 
 	mu      sync.Mutex
-	since   time.Time // when the present state (working or waiting) began
+	since   time.Time // up to when worked and waited are accounted for
+	resumed time.Time // when the work was begun or gone on with
 	worked  time.Duration
 	waited  time.Duration
 	waiting int  // parts that wait for a turn just now
@@ -73,7 +74,8 @@ type Clock struct {
 // must be called.
 func With(ctx context.Context, limits Limits) (limited context.Context, clock *Clock, stop context.CancelFunc) {
 	limited, cancel := context.WithCancelCause(ctx)
-	c := &Clock{cancel: cancel, limits: limits, since: time.Now()}
+	now := time.Now()
+	c := &Clock{cancel: cancel, limits: limits, since: now, resumed: now}
 	limited = context.WithValue(limited, contextKey{}, c)
 	c.mu.Lock()
 	c.arm()
@@ -111,7 +113,9 @@ func Pause(ctx context.Context, turn Turn) (resume func()) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.account()
-		c.waiting--
+		if c.waiting--; c.waiting == 0 {
+			c.resumed = c.since
+		}
 		c.arm()
 	})
 }
@@ -122,6 +126,17 @@ func (c *Clock) Waited() time.Duration {
 	defer c.mu.Unlock()
 	c.account()
 	return c.waited
+}
+
+// Working is for how long the try has worked since it last waited for a turn;
+// zero while it waits.
+func (c *Clock) Working() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting > 0 || c.stopped {
+		return 0
+	}
+	return time.Since(c.resumed)
 }
 
 // account books the time since the last change of state. Needs mu.

@@ -72,3 +72,22 @@ func TestAStoppedClockStaysSilent(t *testing.T) {
 		deadline.Pause(context.Background(), deadline.Lock)()
 	})
 }
+
+func TestWorkingIsSinceTheLastTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, clock, stop := deadline.With(t.Context(), deadline.Limits{Work: time.Hour})
+		time.Sleep(time.Second)
+		require.Equal(t, time.Second, clock.Working())
+		first, second := deadline.Pause(ctx, deadline.Lock), deadline.Pause(ctx, deadline.Rate)
+		time.Sleep(time.Second)
+		first()
+		require.Zero(t, clock.Working(), "a part waits still")
+		second()
+		time.Sleep(3 * time.Second)
+		_ = clock.Waited()
+		require.Equal(t, 3*time.Second, clock.Working())
+		stop()
+		require.Zero(t, clock.Working())
+	})
+}

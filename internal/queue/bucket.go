@@ -101,17 +101,32 @@ func (b bucket) update(ctx context.Context, key string, data []byte, life time.D
 }
 
 // purge takes a key away; with a revision only if that is its last one. The mark
-// of it goes soon: those of all images ever signed would fill the bucket.
+// of it goes after a while: those of all images ever signed would fill the bucket.
 func (b bucket) purge(ctx context.Context, key string, revision uint64) error {
 	header := nats.Header{}
 	header.Set("KV-Operation", "PURGE")
 	header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
-	header.Set(jetstream.MsgTTLHeader, markerAge.String())
+	if age := b.markAge(); age > 0 {
+		header.Set(jetstream.MsgTTLHeader, age.String())
+	}
 	if revision > 0 {
 		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(revision, 10))
 	}
 	_, err := b.publish(ctx, key, nil, header)
 	return err
+}
+
+// markAge is how long the mark of a removed key stays; zero is for ever. A server
+// that is killed finds keys again on its disk whose marks are gone already: so
+// a lock's outlives the lock, and a pause that came back would hold for ever.
+func (b bucket) markAge() time.Duration {
+	switch b.name {
+	case bucketLocks:
+		return b.conn.options.LockTTL + time.Second
+	case bucketControl:
+		return 0
+	}
+	return markerAge
 }
 
 func (b bucket) publish(ctx context.Context, key string, data []byte, header nats.Header) (revision uint64, err error) {

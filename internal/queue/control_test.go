@@ -87,3 +87,23 @@ func TestTheBacklogIsCountedByLaneAndBatch(t *testing.T) {
 	require.Equal(t, queue.Backlog{Bulk: 3, Event: 2, Batches: map[string]int{"a": 2, "b": 1, "push": 2}}, backlog)
 	require.Equal(t, "push", one(t, conn.EventLane()).Request.Batch)
 }
+
+func TestMarksOutliveWhatCouldComeBack(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{LockTTL: 60 * time.Second})
+	lease, err := conn.Locker("w").Lock(within(t), "x")
+	require.NoError(t, err)
+	require.NoError(t, lease.Unlock())
+	require.NoError(t, conn.Pause(within(t), queue.Pause{Target: queue.LaneBulk}))
+	_, err = conn.Resume(within(t), queue.LaneBulk)
+	require.NoError(t, err)
+	_, js := raw(t, srv)
+	for name, life := range map[string]string{"KV_SIGN_LOCKS": "1m1s", "KV_SIGN_CONTROL": ""} {
+		stream, err := js.Stream(within(t), name)
+		require.NoError(t, err)
+		mark, err := stream.GetMsg(within(t), stream.CachedInfo().State.LastSeq)
+		require.NoError(t, err)
+		require.Equal(t, "PURGE", mark.Header.Get("KV-Operation"))
+		require.Equal(t, life, mark.Header.Get("Nats-TTL"))
+	}
+}

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// unlockPatience bounds giving back a lock; one that is not given back ends with its lease.
-const unlockPatience = 5 * time.Second
+// unlockPatience bounds giving back a lock, a short absence of the server
+// included; one that is not given back ends with its lease.
+const unlockPatience = 15 * time.Second
 
 // Lease is a held lock. It renews itself until Unlock.
 type Lease struct {
@@ -62,8 +63,17 @@ func (l *Lease) unlock() error {
 	if lost {
 		return nil // it is not ours to give
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), min(unlockPatience, l.life))
 	defer cancel()
+	_, err := insist(ctx, l.locks.conn, func() (struct{}, error) { return struct{}{}, l.release(ctx, revision) })
+	if err != nil {
+		return fmt.Errorf("unlock: %w", err)
+	}
+	return nil
+}
+
+// release takes the key away, unless it is somebody else's by now.
+func (l *Lease) release(ctx context.Context, revision uint64) error {
 	err := l.locks.purge(ctx, l.key, revision)
 	if isWrongSequence(err) {
 		// Somebody else's by now, or renewed by a message whose answer was lost.
@@ -72,10 +82,10 @@ func (l *Lease) unlock() error {
 			err = l.locks.purge(ctx, l.key, current)
 		}
 	}
-	if err != nil && !isWrongSequence(err) {
-		return fmt.Errorf("unlock: %w", err)
+	if isWrongSequence(err) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // keep renews the lease four times within its life, until Unlock or until it

@@ -53,8 +53,9 @@ func key(t testing.TB, js jetstream.JetStream) (jetstream.KeyValue, jetstream.Ke
 
 func TestALockHasOneHolder(t *testing.T) {
 	t.Parallel()
-	srv, conn := newQueue(t, queue.Options{})
-	other := connect(t, srv, queue.Options{})
+	o := queue.Options{LockTTL: 5 * time.Second}
+	srv, conn := newQueue(t, o)
+	other := connect(t, srv, o)
 	var holders [2]atomic.Int32
 	var group errgroup.Group
 	for i := range 12 {
@@ -79,7 +80,7 @@ func TestALockHasOneHolder(t *testing.T) {
 	}
 	require.NoError(t, group.Wait())
 	_, js := raw(t, srv)
-	eventually(t, func() bool { return stored(t, js, "KV_SIGN_LOCKS") == 0 }, "locks given back leave something behind")
+	eventually(t, func() bool { return stored(t, js, "KV_SIGN_LOCKS") == 0 }, "the marks of locks given back stay")
 }
 
 func TestALeaseIsRenewedPastItsLife(t *testing.T) {

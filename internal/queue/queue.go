@@ -221,6 +221,9 @@ func (c *Conn) Close() { c.nc.Close() }
 // of those on the server.
 func (c *Conn) Partitions() int { return c.options.Partitions }
 
+// LockTTL is how long a lock outlives its last renewal.
+func (c *Conn) LockTTL() time.Duration { return c.options.LockTTL }
+
 // AckWait is how long a delivery may go without a sign of life: after Setup and
 // Ensure, on the server.
 func (c *Conn) AckWait() time.Duration { return c.options.AckWait }

@@ -8,8 +8,9 @@ import (
 
 const (
 	workersAge = 15 * time.Second
-	// markerAge is how long the mark of a removed key stays in its bucket: without
-	// an age the marks of all images ever signed would fill it.
+	// markerAge is how long the mark of a removed key stays in its bucket, if there
+	// is no reason to keep it: without an age the marks of all images ever signed
+	// would fill it.
 	markerAge = time.Second
 )
 

@@ -21,15 +21,6 @@ const (
 	// maxUnknown bounds the writes whose outcome stays unknown: from then on
 	// the registry is ill, and waiting for it is up to the caller.
 	maxUnknown = 3
-
-	// writeTimeout bounds the writing of an attachment, which starts only while
-	// its lease lasts for leaseMargin: so it ends while the lease still holds.
-	writeTimeout = 20 * time.Second
-	leaseMargin  = 30 * time.Second
-
-	// finishTimeout is how long a write that is under way may go on when it is
-	// no longer wanted. One that takes longer is of unknown outcome, as others are.
-	finishTimeout = 5 * time.Second
 )
 
 var (
@@ -243,13 +234,14 @@ func (a *attaching) put(ctx context.Context, lease Lease, body []byte) error {
 		if waiting(); ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if lease.Left() < leaseMargin {
+		if lease.Left() < a.options.leaseMargin() {
 			return nil, errLeaseShort
 		}
-		late := time.AfterFunc(writeTimeout, func() {
-			cancel(fmt.Errorf("not written within %s: %w", writeTimeout, context.DeadlineExceeded))
+		within := a.options.writeTimeout()
+		late := time.AfterFunc(within, func() {
+			cancel(fmt.Errorf("not written within %s: %w", within, context.DeadlineExceeded))
 		})
-		finishing := endAfter(finishTimeout)
+		finishing := endAfter(a.options.finishTimeout())
 		return func() {
 			late.Stop()
 			finishing()

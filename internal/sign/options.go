@@ -57,9 +57,22 @@ type Options struct {
 	Keys          []*Key
 	ConfirmWrites ConfirmWrites // default auto
 	Format        Format        // default tag
+	LockTTL       time.Duration // full length of the Locker's leases; default 1 min
 	SkipIndex     bool          // sign the manifests of an index, but not the index
 	Log           *zap.Logger   // default none
 }
+
+// minLockTTL is the shortest lease within which an attachment can be written.
+const minLockTTL = 3 * time.Second
+
+// writeTimeout bounds the writing of an attachment, which starts only while its
+// lease lasts for leaseMargin: so it ends while the lease still holds.
+func (o Options) writeTimeout() time.Duration { return o.LockTTL / 3 }
+func (o Options) leaseMargin() time.Duration  { return o.LockTTL / 2 }
+
+// finishTimeout is how long a write that is under way may go on when it is no
+// longer wanted. One that takes longer is of unknown outcome, as others are.
+func (o Options) finishTimeout() time.Duration { return o.LockTTL / 12 }
 
 // Validate names the first option that is missing or wrong.
 func (o Options) Validate() error {
@@ -77,6 +90,8 @@ func (o Options) validateRest() error {
 		return errors.New("option Keys is empty")
 	case !slices.Contains([]ConfirmWrites{"", ConfirmAuto, ConfirmAlways, ConfirmNever}, o.ConfirmWrites):
 		return fmt.Errorf("option ConfirmWrites: %q is none of auto, always, never", o.ConfirmWrites)
+	case o.LockTTL < 0 || o.LockTTL > 0 && o.LockTTL < minLockTTL:
+		return fmt.Errorf("option LockTTL: %s leaves no time to write: make it %s or more", o.LockTTL, minLockTTL)
 	case o.Format != "" && o.Format != FormatTag:
 		return fmt.Errorf("option Format: %q is not tag", o.Format)
 	}
@@ -96,6 +111,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Format == "" {
 		o.Format = FormatTag
+	}
+	if o.LockTTL == 0 {
+		o.LockTTL = time.Minute
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()

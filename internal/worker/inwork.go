@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/signfleet/signfleet/internal/deadline"
 	"github.com/signfleet/signfleet/internal/queue"
 )
 
@@ -50,6 +51,7 @@ type stay struct {
 	job    *job
 	host   *host
 	began  time.Time
+	clock  *deadline.Clock // of the attempt; nil before it begins
 	abort  context.CancelCauseFunc
 }
 
@@ -107,6 +109,13 @@ func (w *inWork) enter(ctx context.Context, j *job) (context.Context, *stay, *aw
 	h.breaker.enter(s)
 	h.silence.enter(now)
 	return ctx, s, nil
+}
+
+// begins notes the clock of the attempt.
+func (s *stay) begins(clock *deadline.Clock) {
+	s.inWork.mu.Lock()
+	defer s.inWork.mu.Unlock()
+	s.clock = clock
 }
 
 // leave ends a stay; all that was to be said of its registry has been said.
@@ -229,8 +238,24 @@ func (w *inWork) host(name string) *host {
 	return h
 }
 
+// silent is for how long a registry has been silent beyond its time. The silence
+// is not the registry's while its images wait for a turn: for the locks of a
+// queue that is away, all of them do.
 func (w *inWork) silent(h *host, now time.Time) time.Duration {
-	return h.silence.lasts(now, w.options.SlowAfter)
+	lasts := h.silence.lasts(now, w.options.SlowAfter)
+	if lasts == 0 {
+		return 0
+	}
+	heard, longest := true, time.Duration(0)
+	for s := range w.stays {
+		if s.host == h && s.clock != nil {
+			heard, longest = false, max(longest, s.clock.Working()-w.options.SlowAfter)
+		}
+	}
+	if heard {
+		return lasts // nobody is there to say otherwise
+	}
+	return min(lasts, longest)
 }
 
 // crowd are the images of a lane whose registries are silent.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/signfleet/signfleet/internal/deadline"
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/sign"
 )
@@ -201,6 +202,7 @@ type harbour struct {
 	hang map[string]bool
 	done map[string]int
 	took time.Duration
+	turn deadline.Turn // what images that hang wait for; "" is the registry itself
 }
 
 func openHarbour(t *testing.T, slots int, lane string) (*harbour, func()) {
@@ -219,6 +221,9 @@ func (h *harbour) sign(ctx context.Context, r sign.Request) (sign.Result, error)
 	took := h.took
 	if h.hang[host] {
 		took = time.Hour
+		if h.turn != "" {
+			defer deadline.Pause(ctx, h.turn)()
+		}
 	}
 	h.mu.Unlock()
 	defer func() {
@@ -292,6 +297,24 @@ func TestSilentRegistryLeavesRoom(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Images that wait for their turn, as for the locks of a queue that is away, say
+// nothing of their registry.
+func TestWaitingForATurnIsNoSilence(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h, drain := openHarbour(t, 4, queue.LaneBulk)
+		h.set(func() { h.hang["r.example"], h.turn = true, deadline.Lock })
+		h.send("r.example", queue.LaneBulk, 8)
+		time.Sleep(time.Minute)
+		held, _ := h.seen("r.example")
+		require.Equal(t, 4, held)
+		h.book.mu.Lock()
+		require.Empty(t, h.book.ledger, "nothing was given back")
+		h.book.mu.Unlock()
+		drain()
+	})
 }
 
 // Registries that hang share the half.

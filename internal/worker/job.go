@@ -113,7 +113,7 @@ func (w *Worker) work(ctx, fetch context.Context, j *job) result {
 	if r, ok := w.begin(ctx, j); ok {
 		return r
 	}
-	signed, err := w.sign(signing, j)
+	signed, err := w.sign(signing, j, at)
 	if err != nil {
 		return w.failed(signing, j, at, signed, err)
 	}
@@ -149,7 +149,7 @@ func (w *Worker) sendAway(j *job, a *away) result {
 }
 
 // sign makes one attempt within its limits. A panic is a failure of the attempt.
-func (w *Worker) sign(ctx context.Context, j *job) (signed sign.Result, err error) {
+func (w *Worker) sign(ctx context.Context, j *job, at *stay) (signed sign.Result, err error) {
 	r := j.request
 	limit := time.Duration(r.Timeout)
 	if limit == 0 {
@@ -158,6 +158,7 @@ func (w *Worker) sign(ctx context.Context, j *job) (signed sign.Result, err erro
 	left := max(w.options.MaxWait-time.Duration(j.entry.Waited), time.Millisecond)
 	ctx, clock, stop := deadline.With(ctx, deadline.Limits{Work: limit, Wait: left})
 	defer stop()
+	at.begins(clock)
 	defer func() {
 		j.entry.Waited += queue.Seconds(clock.Waited())
 		if p := recover(); p != nil {

@@ -126,6 +126,7 @@ func (s *Station) Worker(conn *queue.Conn, o worker.Options, locks sign.Locker) 
 		Keys:          []*sign.Key{s.Key},
 		ConfirmWrites: sign.ConfirmWrites(s.settings.ConfirmWrites),
 		Format:        sign.Format(s.settings.Format),
+		LockTTL:       conn.LockTTL(),
 		Log:           s.log,
 	})
 	if err != nil {
