@@ -41,6 +41,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&c.Workers, "workers", 5, "processes that sign")
 	flags.DurationVar(&c.Duration, "duration", time.Minute, "how long each fleet is tormented")
 	flags.DurationVar(&c.Stop, "stop", 70*time.Second, "how long a worker is stopped for")
+	flags.DurationVar(&c.Lease, "lease", time.Minute, "how long the locks of a worker outlive it")
 	flags.IntVar(&c.Verify, "verify", 0, "how many references of each key cosign is asked about; 0 means all")
 	flags.Uint64Var(&c.Seed, "seed", 0, "what the random choices follow from; 0 means a new one for each scenario")
 	flags.StringVar(&c.Dir, "dir", "", "where the logs of failed runs are kept; default: the directory for temporary files")

@@ -27,8 +27,8 @@ type Config struct {
 	Images, Workers int
 	// Duration is how long a fleet is tormented, unless it is done before.
 	Duration time.Duration
-	// Stop is how long a worker is stopped for.
-	Stop time.Duration
+	// Stop is how long a worker is stopped for, and Lease how long its locks outlive it.
+	Stop, Lease time.Duration
 	// Verify bounds how many references of each key cosign is asked about; 0 means all.
 	Verify int
 	// Compare is true to have cosign alone do what signers at once do, for a comparison.
@@ -92,8 +92,8 @@ type Bound struct {
 // Again is the command that repeats the run.
 func (r Report) Again() string {
 	c := r.Config
-	return fmt.Sprintf("make chaos ARGS='-scenario %s -seed %d -images %d -workers %d -duration %s -stop %s'",
-		r.Scenario, c.Seed, c.Images, c.Workers, c.Duration, c.Stop)
+	return fmt.Sprintf("make chaos ARGS='-scenario %s -seed %d -images %d -workers %d -duration %s -stop %s -lease %s'",
+		r.Scenario, c.Seed, c.Images, c.Workers, c.Duration, c.Stop, c.Lease)
 }
 
 // run is a run of a scenario in the making.

@@ -55,7 +55,8 @@ func TestBooksClose(t *testing.T) {
 			dir, err := binaries()
 			require.NoError(t, err)
 			c := scenario.Config{
-				Binaries: dir, Images: 40, Workers: 3, Duration: 12 * time.Second, Stop: 8 * time.Second, Verify: 10, Seed: *seed,
+				Binaries: dir, Images: 40, Workers: 3, Duration: 12 * time.Second,
+				Stop: 11 * time.Second, Lease: 9 * time.Second, Verify: 10, Seed: *seed,
 			}
 			if c.Seed == 0 {
 				c.Seed = rand.Uint64()

@@ -62,7 +62,7 @@ func startFleet(ctx context.Context, r *run, s storm) (*fleet.Fleet, error) {
 		Binaries: r.config.Binaries, Dir: r.report.Dir, Workers: r.config.Workers, Jobs: jobs,
 		Keys: max(1, s.keys), Cluster: s.cluster, AckWait: ackWait,
 		WorkerFlags: []string{
-			"--backoff", "500ms", "--attempts", "6", "--shutdown-grace", "20s", "--breaker-pause", "2s",
+			"--lock-ttl", r.config.Lease.String(), "--backoff", "500ms", "--attempts", "6", "--shutdown-grace", "20s", "--breaker-pause", "2s",
 		},
 	})
 }
