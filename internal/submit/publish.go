@@ -37,7 +37,7 @@ func (s *Submission) publish(ctx context.Context) error {
 	}
 	publisher := s.conn.Publisher(s.batch.Partition)
 	total, noted := 0, time.Now()
-	for request, err := range s.requests() {
+	for request, err := range ahead(s.requests()) {
 		if err != nil {
 			return s.interrupted(ctx, publisher, err)
 		}
