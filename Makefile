@@ -8,7 +8,7 @@ RACE    := -race -shuffle=on -tags=$(TAGS)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e chaos bench lint fmt peers tidy verify/build verify/tidy clean
+.PHONY: help build demo test unit e2e chaos bench bench/rooms lint fmt peers tidy verify/build verify/tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ e2e: peers ## run the end-to-end tests only
 chaos: peers ## torment fleets for half an hour and see that nothing is lost (ARGS='-scenario kill,nats -seed 7')
 	$(GO) run -tags=$(TAGS) ./test/chaos $(ARGS)
 
-bench: ## run the benchmarks
+bench: peers ## measure the queue and the worker loop; ARGS='-lines 1000000 -alone 100000' the memory too
+	$(GO) run -tags=$(TAGS) ./test/bench $(ARGS)
+
+bench/rooms: ## run the benchmarks of the rooms
 	$(GO) test -tags=$(TAGS) -run='^$$' -bench=. -benchmem $(ARGS) ./internal/...
 
 lint: ## check style, and the arrows between the rooms

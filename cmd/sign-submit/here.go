@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -26,6 +27,9 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 		return err
 	}
 	defer st.Close()
+	if err := boundMemory(s.list); err != nil {
+		return fmt.Errorf("image list %s: %w", s.File, err)
+	}
 	asked := s.submission()
 	asked.Keys, asked.Format = []string{st.Key.Fingerprint()}, s.Format
 

@@ -51,6 +51,7 @@ func decode(data []byte, into any) error {
 const (
 	maxDepth = 16
 	maxKeys  = 64 // of one object
+	maxShown = 64 // bytes of a key, in an error
 )
 
 // inspect looks through a valid JSON value for its version and for what is wrong
@@ -63,36 +64,33 @@ func inspect(data []byte) (found int, err error) {
 		first  int  // of its keys in keys
 		value  bool // a key was read, its value comes
 	}
-	var (
-		levels [maxDepth]level
-		depth  int
-		keys   [][]byte // of the objects that are open, one behind the other
-	)
+	levels := make([]level, 1, 1+maxDepth) // the first is around the value
+	var keys [][]byte                      // of the objects that are open, one behind the other
 	for i := 0; i < len(data); i++ {
+		top := &levels[len(levels)-1]
 		switch c := data[i]; c {
 		case '{', '[':
-			if depth == maxDepth {
+			if len(levels) > maxDepth {
 				return found, fmt.Errorf("nested deeper than %d", maxDepth)
 			}
-			levels[depth] = level{object: c == '{', first: len(keys)}
-			depth++
+			levels = append(levels, level{object: c == '{', first: len(keys)})
 		case '}', ']':
-			depth--
-			keys = keys[:levels[depth].first]
+			keys = keys[:top.first]
+			levels = levels[:len(levels)-1]
 		case ',':
-			levels[depth-1].value = false
+			top.value = false
 		case ':':
-			levels[depth-1].value = true
-			if depth == 1 && found == 0 && string(keys[len(keys)-1]) == "version" {
+			top.value = true
+			if len(levels) == 2 && found == 0 && string(keys[len(keys)-1]) == "version" {
 				found = leadingNumber(data[i+1:])
 			}
 		case '"':
 			text := stringAt(data[i:])
 			i += len(text) + 1
-			if depth == 0 || !levels[depth-1].object || levels[depth-1].value {
+			if !top.object || top.value {
 				continue
 			}
-			if wrong := checkField(text, keys[levels[depth-1].first:]); wrong != nil && err == nil {
+			if wrong := checkField(text, keys[top.first:]); wrong != nil && err == nil {
 				err = wrong
 			}
 			keys = append(keys, text)
@@ -128,7 +126,7 @@ func leadingNumber(data []byte) int {
 func checkField(key []byte, others [][]byte) error {
 	for _, c := range key {
 		if (c < 'a' || c > 'z') && c != '_' {
-			return fmt.Errorf("unknown field %q", key)
+			return fmt.Errorf("unknown field %q", key[:min(len(key), maxShown)])
 		}
 	}
 	if len(others) >= maxKeys {
@@ -136,7 +134,7 @@ func checkField(key []byte, others [][]byte) error {
 	}
 	for _, other := range others {
 		if bytes.Equal(key, other) {
-			return fmt.Errorf("field %q stands twice", key)
+			return fmt.Errorf("field %q stands twice", key[:min(len(key), maxShown)])
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -204,4 +205,30 @@ func TestFollowEndsAtAnOutcomeOfALaterVersion(t *testing.T) {
 	require.Equal(t, 2, later.Version)
 	require.ErrorContains(t, err, "use a newer sign-submit")
 	require.Equal(t, []int{1}, f.told())
+}
+
+// A pull that ends by its time while messages are pending is not the end of the past.
+func TestOutcomesAreWholeWhereTheServerStalls(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{})
+	_, js := raw(t, srv)
+	for seq := 1; seq <= 1000; seq++ {
+		_, err := conn.Record(within(t), outcome(request("b", seq), queue.Signed))
+		require.NoError(t, err)
+	}
+	told := 0
+	require.NoError(t, conn.Outcomes(within(t), "b", func(queue.Outcome) error {
+		if told++; told != 200 {
+			return nil
+		}
+		stream, err := js.Stream(within(t), "SIGN_OUTCOMES")
+		require.NoError(t, err)
+		names := stream.ConsumerNames(within(t))
+		for name := range names.Name() {
+			_, err := stream.PauseConsumer(within(t), name, time.Now().Add(time.Second))
+			require.NoError(t, err)
+		}
+		return names.Err()
+	}))
+	require.Equal(t, 1000, told)
 }

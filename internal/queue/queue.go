@@ -52,7 +52,8 @@ type Options struct {
 	// RequestBytes is what the server reserves on its disk for requests (default
 	// 2 GiB), RecordBytes for outcomes and for dead letters each (default 4 GiB:
 	// 1,000,000 outcomes of three digests are about 1.4 GB), BucketBytes for each
-	// bucket (default 256 MiB). Below zero is no limit.
+	// bucket (default 256 MiB), but for the ledger, which has as much as requests
+	// where that is more. Below zero is no limit.
 	RequestBytes int64
 	RecordBytes  int64
 	BucketBytes  int64

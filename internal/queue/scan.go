@@ -158,9 +158,11 @@ func (f *follower) tell(ctx context.Context) error {
 			}
 		}
 	}
-	if pullErr == nil && len(msgs) < followBatch {
-		f.remaining = 0 // the rest of the past is past its age
-		return f.catchUp()
+	if pullErr == nil && len(msgs) < followBatch && f.caughtUp != nil {
+		// The rest of the past is past its age, or the server was too busy to give
+		// it in time: another consumer is told how much there is.
+		f.close(ctx)
+		f.consumer = ""
 	}
 	return pullErr
 }

@@ -39,7 +39,7 @@ func (o Options) streams() []jetstream.StreamConfig {
 		o.records(streamOutcomes, "sign.outcome.>", "the one outcome of each request"),
 		o.records(streamDead, "sign.dead.>", "requests that could not be signed, and why"),
 		o.bucket(bucketBatches, "submissions", o.Retention, endless),
-		o.bucket(bucketLedger, "attempts and deaths", o.LedgerAge, mortal),
+		o.ledger(mortal),
 		o.bucket(bucketLocks, "who is writing an attachment", 0, mortal),
 		o.bucket(bucketWorkers, "live workers", workersAge, mortal),
 		o.bucket(bucketControl, "what an operator has paused", 0, mortal),
@@ -64,6 +64,16 @@ func (o Options) records(name, subjects, description string) jetstream.StreamCon
 		Duplicates:           duplicatesWithin(o.Retention),
 		AllowDirect:          true,
 	}
+}
+
+// ledger is the bucket of the ledger. Each request may have an entry, which is not
+// longer than the request: it is never full before the requests are.
+func (o Options) ledger(mortal bool) jetstream.StreamConfig {
+	config := o.bucket(bucketLedger, "attempts and deaths", o.LedgerAge, mortal)
+	if config.MaxBytes > 0 && config.MaxBytes < o.RequestBytes || o.RequestBytes < 0 {
+		config.MaxBytes = o.RequestBytes
+	}
+	return config
 }
 
 // bucket is the stream of a key-value bucket, laid out as clients for buckets do

@@ -33,7 +33,9 @@ func TestAheadIsTheSame(t *testing.T) {
 			next++
 		}
 		require.Equal(t, n, next)
-		for range ahead(upTo(n)) {
+		for value, err := range ahead(upTo(n)) {
+			require.Zero(t, value)
+			require.Equal(t, n == 0, err != nil)
 			break // and nothing goes on reading
 		}
 	}

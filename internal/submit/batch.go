@@ -69,10 +69,14 @@ func (b *Batch) Cancel(ctx context.Context) error {
 	return b.conn.Cancel(ctx, b.id, highest)
 }
 
-// Finish notes that the batch has its report.
+// Finish notes that the batch has its report, unless it is under way again: a
+// retry may have begun since.
 func (b *Batch) Finish(ctx context.Context) error {
 	record, recorded, err := b.record(ctx)
 	if err != nil || !recorded || record.Finished {
+		return err
+	}
+	if waiting, err := b.conn.Waiting(ctx, b.id); err != nil || waiting > 0 {
 		return err
 	}
 	return amend(ctx, b.conn, record, func(record *queue.Batch) { record.Finished = true })

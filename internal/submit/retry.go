@@ -48,7 +48,13 @@ func (b *Batch) Retry(ctx context.Context, class string) (Retried, error) {
 		return Retried{}, err
 	}
 	defer c.tally.Close() //nolint:errcheck // a file without a name
-	r := retry{course: c, failed: true, class: class, lost: inQueue == 0, done: Retried{Batch: b.id}}
+	cancelled := -1
+	if mark, ok, err := b.conn.Cancelled(ctx, b.id); err != nil {
+		return Retried{}, err
+	} else if ok {
+		cancelled = mark.Gen
+	}
+	r := retry{course: c, failed: true, class: class, lost: inQueue == 0, cancelled: cancelled, done: Retried{Batch: b.id}}
 	defer r.asked.Close() //nolint:errcheck // a file without a name
 
 	if err := r.collect(ctx); err != nil {
@@ -91,7 +97,7 @@ func (b *Batch) askAgain(ctx context.Context, c *course, record queue.Batch, rec
 	if c.tally.asked() == 0 {
 		return 0, nil
 	}
-	r := retry{course: c, lost: true}
+	r := retry{course: c, lost: true, cancelled: -1}
 	defer r.asked.Close() //nolint:errcheck // a file without a name
 	if err := r.collect(ctx); err != nil {
 		return 0, err
@@ -106,9 +112,11 @@ type retry struct {
 	failed bool   // it asks for what has failed
 	class  string // of that, for one class
 	lost   bool   // it asks for what was noted before and is nowhere
-	chosen keySet
-	asked  spool // of askedFor
-	done   Retried
+	// cancelled is the highest generation that somebody has cancelled, or -1.
+	cancelled int
+	chosen    keySet
+	asked     spool // of askedFor
+	done      Retried
 }
 
 // askedFor is a request of a new generation. Again is true where that is noted.
@@ -153,7 +161,8 @@ func (r *retry) consider(request queue.Request, class string, now standing, note
 		request.Gen = noted
 		r.done.Again++
 	} else {
-		request.Gen++
+		// Behind what was cancelled, or it would end as cancelled at once.
+		request.Gen = max(request.Gen, r.cancelled) + 1
 		r.done.Requests++
 	}
 	if request.Gen > maxGen {

@@ -307,3 +307,46 @@ func TestRetryLeavesWhatCannotBeAskedAgain(t *testing.T) {
 	submitted(t, s, "nightly", 3)
 	require.Equal(t, submit.Retried{Batch: "nightly", Gen: 1, Requests: 2, Left: 1}, retried(t, s.find(t, "nightly"), ""))
 }
+
+func TestRetryAfterCancelRunsForAll(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	serve(t, s.conn, func(r queue.Request) queue.Outcome {
+		mark, cancelled, err := s.conn.Cancelled(t.Context(), r.Batch)
+		switch {
+		case err == nil && cancelled && mark.Covers(r.Gen):
+			return queue.Outcome{Verdict: queue.Cancelled}
+		case cancelled:
+			return signs
+		case r.Seq == 1:
+			return isDenied
+		}
+		return timesOut
+	})
+	submitted(t, s, "nightly", 2)
+	b := s.find(t, "nightly")
+	for range 2 { // of the first line only: it is ahead of the other
+		require.Equal(t, 1, retried(t, b, "denied").Requests)
+		require.NoError(t, b.Wait(t.Context(), nil))
+	}
+	require.NoError(t, b.Cancel(t.Context()))
+	require.Equal(t, 2, retried(t, b, "").Requests)
+	require.NoError(t, b.Wait(t.Context(), nil))
+	require.Equal(t, submit.Tally{Signed: 2}, reportOf(t, b).Tally)
+}
+
+// A report that is written while a retry begins does not close the batch.
+func TestFinishBehindARetry(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	w := serve(t, s.conn, ends(timesOut))
+	submitted(t, s, "nightly", 2)
+	waiter := s.find(t, "nightly")
+	require.NoError(t, waiter.Wait(t.Context(), nil))
+	w.stop(t)
+	require.Equal(t, 2, retried(t, s.find(t, "nightly"), "").Requests)
+	require.NoError(t, waiter.Finish(t.Context()))
+	record, err := s.conn.Batch(t.Context(), "nightly")
+	require.NoError(t, err)
+	require.False(t, record.Finished, "two requests are in the queue")
+}

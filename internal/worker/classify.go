@@ -40,6 +40,7 @@ type failure struct {
 	permanent  bool          // another attempt cannot help
 	waited     bool          // it is the bound on waiting that was reached
 	retryAfter time.Duration // the registry asked for this pause
+	unheard    bool          // it says nothing of the registry, which had no say in it
 }
 
 // classify turns the facts that registry and sign report into a class. It is
@@ -64,6 +65,7 @@ func classify(err error) failure {
 		redirect    *registry.RedirectError
 	)
 	permanent := func(class string) failure { return failure{class: class, permanent: true} }
+	ours := func(class string) failure { return failure{class: class, permanent: true, unheard: true} }
 	switch {
 	// Why a call was ended comes before what it said when it was.
 	case errors.As(err, &wait):
@@ -71,11 +73,11 @@ func classify(err error) failure {
 	case errors.As(err, &timeout):
 		return failure{class: Timeout}
 	case errors.As(err, &reference), errors.As(err, &platform):
-		return permanent(InvalidRequest)
+		return ours(InvalidRequest)
 	case errors.Is(err, sign.ErrUnknownKey):
-		return permanent(PolicyRejected)
+		return ours(PolicyRejected)
 	case errors.As(err, &key):
-		return failure{class: KeyUnavailable}
+		return failure{class: KeyUnavailable, unheard: true}
 	case errors.As(err, &pinned), errors.As(err, &mismatch):
 		return permanent(DigestMismatch)
 	case errors.As(err, &unsupported), errors.As(err, &large):
@@ -84,14 +86,16 @@ func classify(err error) failure {
 		return permanent(Immutable)
 	case errors.As(err, &conflict):
 		return failure{class: Conflict}
-	case errors.As(err, &blocked), errors.As(err, &disabled), errors.As(err, &redirect):
+	case errors.As(err, &redirect):
 		return permanent(Denied)
+	case errors.As(err, &blocked), errors.As(err, &disabled):
+		return ours(Denied)
 	case errors.As(err, &credential):
-		return permanent(Unauthorized)
+		return ours(Unauthorized)
 	case errors.As(err, &answer):
 		return classifyAnswer(answer)
 	}
-	return failure{class: Internal}
+	return failure{class: Internal, unheard: true}
 }
 
 // denials are the statuses of a registry that understood and will not: those of

@@ -21,6 +21,7 @@ func TestClassify(t *testing.T) {
 	t.Parallel()
 	permanent := func(class string) failure { return failure{class: class, permanent: true} }
 	transient := func(class string) failure { return failure{class: class} }
+	unheard := func(f failure) failure { f.unheard = true; return f }
 	later := func(class string) failure { return failure{class: class, retryAfter: 7 * time.Second} }
 	status := func(status int) error { return answered(status, 7*time.Second) }
 	written := func(status int, code, message string) error {
@@ -32,20 +33,20 @@ func TestClassify(t *testing.T) {
 		want failure
 	}{
 		// Of signing.
-		{"reference", &sign.ReferenceError{}, permanent(InvalidRequest)},
-		{"platform", &sign.PlatformError{}, permanent(InvalidRequest)},
+		{"reference", &sign.ReferenceError{}, unheard(permanent(InvalidRequest))},
+		{"platform", &sign.PlatformError{}, unheard(permanent(InvalidRequest))},
 		{"pinned digest", &sign.MismatchError{}, permanent(DigestMismatch)},
 		{"schema 1", &sign.UnsupportedError{}, permanent(UnsupportedMediaType)},
 		{"immutable attachment", &sign.ImmutableError{Err: status(409)}, permanent(Immutable)},
 		{"overwritten again and again", &sign.ConflictError{Err: errors.New("another signer overwrote it")}, transient(Conflict)},
-		{"key of another signer", &sign.KeyError{Err: sign.ErrUnknownKey}, permanent(PolicyRejected)},
-		{"key that makes bad signatures", &sign.KeyError{Err: sign.ErrInvalidSignature}, transient(KeyUnavailable)},
-		{"key service away", &sign.KeyError{Err: io.ErrUnexpectedEOF}, transient(KeyUnavailable)},
+		{"key of another signer", &sign.KeyError{Err: sign.ErrUnknownKey}, unheard(permanent(PolicyRejected))},
+		{"key that makes bad signatures", &sign.KeyError{Err: sign.ErrInvalidSignature}, unheard(transient(KeyUnavailable))},
+		{"key service away", &sign.KeyError{Err: io.ErrUnexpectedEOF}, unheard(transient(KeyUnavailable))},
 
 		// Of the registry, before it is asked.
-		{"blocked", &registry.BlockedError{}, permanent(Denied)},
-		{"attachments disabled", &registry.AttachmentsDisabledError{}, permanent(Denied)},
-		{"credential helper", &registry.CredentialError{Err: errors.New("exit status 1")}, permanent(Unauthorized)},
+		{"blocked", &registry.BlockedError{}, unheard(permanent(Denied))},
+		{"attachments disabled", &registry.AttachmentsDisabledError{}, unheard(permanent(Denied))},
+		{"credential helper", &registry.CredentialError{Err: errors.New("exit status 1")}, unheard(permanent(Unauthorized))},
 
 		// What it answered.
 		{"another content", &registry.MismatchError{}, permanent(DigestMismatch)},
@@ -79,7 +80,7 @@ func TestClassify(t *testing.T) {
 		{"waited for what is not known", &deadline.WaitError{For: "tea"}, failure{class: Internal, waited: true}},
 		{"aborted by the timeout", &abortedError{cause: &deadline.TimeoutError{}, err: status(404)}, transient(Timeout)},
 		{"aborted by a wait", &abortedError{cause: &deadline.WaitError{For: deadline.Lock}, err: status(0)}, failure{class: Conflict, waited: true}},
-		{"anything else", errors.New("boom"), transient(Internal)},
+		{"anything else", errors.New("boom"), unheard(transient(Internal))},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

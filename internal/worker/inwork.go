@@ -22,7 +22,7 @@ import (
 var errCrowded = errors.New("its registry is silent and holds too many slots")
 
 // maxHosts is how many registries are remembered before those are forgotten
-// that there is nothing to tell of.
+// that are not left alone just now.
 const maxHosts = 1024
 
 // inWork is what a worker has in hand, and what it has seen of the registries
@@ -231,7 +231,8 @@ func (w *inWork) host(name string) *host {
 		return h
 	}
 	if len(w.hosts) >= maxHosts {
-		maps.DeleteFunc(w.hosts, func(_ string, h *host) bool { return h.stays == 0 && h.breaker.failures == 0 })
+		now := time.Now()
+		maps.DeleteFunc(w.hosts, func(_ string, h *host) bool { return h.stays == 0 && !now.Before(h.breaker.until) })
 	}
 	h = &host{name: name}
 	w.hosts[name] = h

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/internal/deadline"
 	"github.com/signfleet/signfleet/internal/queue"
@@ -393,4 +395,33 @@ func TestRegistriesAreForgottenWhenMany(t *testing.T) {
 		s.leave()
 		require.LessOrEqual(t, len(w.inWork.hosts), maxHosts)
 	}
+}
+
+func TestRegistriesThatFailedAreForgottenToo(t *testing.T) {
+	t.Parallel()
+	w := newInWork(DefaultOptions(), zap.NewNop())
+	for i := range 2 * maxHosts {
+		_, s, away := w.enter(t.Context(), &job{host: fmt.Sprintf("no-such-%d.example", i), lane: queue.LaneBulk})
+		require.Nil(t, away)
+		s.failed(errors.New("no such host"))
+		s.leave()
+		require.LessOrEqual(t, len(w.hosts), maxHosts)
+	}
+}
+
+func TestWhatNeverReachedTheRegistrySaysNothingOfIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook()
+		var failure error
+		w := testWorker(b, func(context.Context, sign.Request) (sign.Result, error) { return sign.Result{}, failure })
+		for n, r := range numbered("r.example", 40) {
+			failure = answered(500, 0)
+			if n%5 == 4 {
+				failure = &sign.KeyError{Err: sign.ErrUnknownKey} // before the first request
+			}
+			deliver(t, w, b, r, 1)
+		}
+		require.NotEmpty(t, w.inWork.told(), "32 failures, and no answer")
+	})
 }

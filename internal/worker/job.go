@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -236,14 +237,15 @@ func (w *Worker) failed(ctx context.Context, j *job, at *stay, signed sign.Resul
 		return w.sendAway(j, &away{after: turnPause, spread: turnPause, reason: at.host.name + ": " + errCrowded.Error()})
 	}
 	f := classify(err)
-	j.entry.Class, j.entry.Error = f.class, err.Error()
+	j.entry.Class, j.entry.Error = f.class, shortened(err.Error())
 	dead := func() result { return w.end(j, queue.Dead, f.class, err.Error()).carrying(signed) }
 	if f.waited {
 		return dead() // for others: of the registry it says nothing
 	}
-	if f.breaks() {
+	switch {
+	case f.breaks():
 		at.failed(err)
-	} else {
+	case !f.unheard:
 		at.answered()
 	}
 	if f.permanent {
@@ -294,12 +296,24 @@ func (w *Worker) part(d time.Duration) time.Duration {
 	return time.Duration(w.random() * w.options.Jitter * float64(d))
 }
 
+// maxReason bounds the text of a failure, in bytes: what a stranger wrote may be
+// quoted in it.
+const maxReason = 8 << 10
+
+// shortened is a text of at most maxReason bytes.
+func shortened(reason string) string {
+	if len(reason) <= maxReason {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:maxReason], "") + "..."
+}
+
 // end makes the outcome of a job; settle completes it.
 func (w *Worker) end(j *job, verdict queue.Verdict, class, reason string) result {
 	r := j.request
 	o := &queue.Outcome{
 		ID: r.ID, Gen: r.Gen, Batch: r.Batch, Seq: r.Seq, Line: r.Line, Reference: r.Reference,
-		Verdict: verdict, Class: class, Error: reason,
+		Verdict: verdict, Class: class, Error: shortened(reason),
 		Worker: w.options.Name, Attempts: j.entry.Attempts, SubmittedAt: r.SubmittedAt,
 	}
 	if verdict == queue.Cancelled {

@@ -70,6 +70,10 @@ func (w *Worker) begin(ctx context.Context, j *job) (result, bool) {
 	call, cancel := context.WithTimeout(ctx, callPatience)
 	o, err := w.records.Outcome(call, j.request.Batch, j.request.ID, j.request.Gen)
 	cancel()
+	if newer := new(queue.VersionError); errors.As(err, &newer) {
+		w.log.Warn("request with an outcome of a later version left for a newer worker", zap.Error(err))
+		return result{retry: &retry{after: w.options.NewerWait, silent: true}}, true
+	}
 	if err == nil || errors.Is(err, queue.ErrUnreadable) {
 		// Whoever recorded it did not live to acknowledge.
 		return result{outcome: &o, recorded: true}, true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -335,4 +336,29 @@ func TestHeartbeatMustFitTheQueue(t *testing.T) {
 	o.Jobs = 0
 	_, err = worker.New(conn, nil, o, zap.NewNop())
 	require.ErrorContains(t, err, "jobs")
+}
+
+// A message that is no request ends, or it would hold a slot for ever.
+func TestNonsenseEndsHoweverLongItIs(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"a field that is no text": `{"version":1,"` + strings.Repeat("\xff", 300_000) + `":1}`,
+		"a line that grows when it is encoded": `{"version":1,"id":"aa","gen":0,"batch":"b","seq":1,"line":"` + strings.Repeat("<", 200_000) +
+			`","reference":"r.example/app:1","timeout":60,"submitted_at":"2026-01-01T00:00:00Z"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := queuetest.StartServer(t)
+			conn := queuetest.Connect(t, server, queue.Options{})
+			queuetest.Publish(t, server, "sign.request.bulk.00.b", []byte(body))
+			o := options("w1")
+			o.Jobs = 1
+			start(t, conn, o, signerFunc(func(_ context.Context, r sign.Request) (sign.Result, error) { return signed(r), nil }))
+			publish(t, conn, "c", 1)
+			require.Eventually(t, func() bool {
+				backlog, err := conn.Backlog(t.Context())
+				return err == nil && backlog.Bulk == 0
+			}, 30*time.Second, 20*time.Millisecond)
+		})
+	}
 }

@@ -93,6 +93,25 @@ func (w *Worker) lighten(o *queue.Outcome) bool {
 	case o.Request != nil:
 		w.log.Error("outcome recorded without its request, which cannot be retried", zap.String("reference", o.Reference))
 		o.Request = nil
+	case len(o.Line)+len(o.Reference) > 2*maxReason:
+		w.log.Error("outcome recorded without the whole of its line, which is too long", zap.String("id", o.ID), zap.Int("bytes", len(o.Line)))
+		o.Line, o.Reference = queue.Text(shortened(string(o.Line))), shortened(o.Reference)
+	default:
+		return false
+	}
+	return true
+}
+
+// lightenLetter takes from a dead letter what a message has no room for, and
+// reports whether there was something to take.
+func (w *Worker) lightenLetter(letter *queue.DeadLetter) bool {
+	r := &letter.Request
+	switch {
+	case len(letter.Body) > maxReason:
+		letter.Body = letter.Body[:maxReason]
+	case len(r.Line)+len(r.Problem)+len(r.Reference) > 3*maxReason:
+		w.log.Error("dead letter stored without the whole of its line, which is too long", zap.String("id", r.ID), zap.Int("bytes", len(r.Line)))
+		r.Line, r.Problem, r.Reference = queue.Text(shortened(string(r.Line))), shortened(r.Problem), shortened(r.Reference)
 	default:
 		return false
 	}
@@ -108,7 +127,11 @@ func (w *Worker) bury(ctx context.Context, j *job, o queue.Outcome) bool {
 		letter.Body = j.delivery.Body() // all there is of what was asked
 	}
 	return w.persist(ctx, "cannot store a dead letter, trying again", func(call context.Context) error {
-		return w.records.Bury(call, letter)
+		err := w.records.Bury(call, letter)
+		for errors.Is(err, queue.ErrTooLarge) && w.lightenLetter(&letter) {
+			err = w.records.Bury(call, letter)
+		}
+		return err
 	})
 }
 

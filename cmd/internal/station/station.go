@@ -85,6 +85,9 @@ func New(ctx context.Context, c Config) (*Station, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Opening an encrypted key takes 64 MiB for a moment. Left to itself, the heap
+	// would be allowed to stay that large.
+	debug.FreeOSMemory()
 	if warning := key.Warning(); warning != "" {
 		c.Log.Warn(warning)
 	}

@@ -192,6 +192,11 @@ func (s *Server) Connect(ctx context.Context, o queue.Options) (*queue.Conn, err
 	o.InProcess = s.server
 	o.Partitions = 1
 	o.Unlimited = true
+	if o.DuplicateWindow == 0 {
+		// The server keeps the id of each request for so long. Its one client loses
+		// no answers, and a request that is there twice ends once all the same.
+		o.DuplicateWindow = time.Second
+	}
 	if o.AckWait == 0 {
 		// What a killed predecessor had in its hands comes again soon.
 		o.AckWait = 5 * time.Second
