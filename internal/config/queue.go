@@ -36,7 +36,7 @@ func QueueFlags(flags *pflag.FlagSet) {
 	flags.Duration("duplicate-window", 10*time.Minute, "within what time a request published twice is stored once")
 	flags.String("request-bytes", "2GiB", "`size` reserved on the disk of the NATS server for requests, as 500MB or 2GiB; 0 is no limit")
 	flags.String("record-bytes", "4GiB", "`size` reserved there for outcomes, and as much again for dead letters")
-	flags.String("bucket-bytes", "256MiB", "`size` reserved there for each of the five buckets")
+	flags.String("bucket-bytes", "256MiB", "`size` reserved there for each of the five buckets; the ledger has that of requests if it is more")
 }
 
 // Options are those of the queue that the settings decide.
