@@ -132,3 +132,31 @@ func TestFlagsThatOnlyAWorkerCanObey(t *testing.T) {
 		require.Contains(t, r.stderr, name)
 	}
 }
+
+// A second signal ends a worker at once, whatever it has in work, and its image
+// is signed by another.
+func TestSecondSignalEndsAWorkerAtOnce(t *testing.T) {
+	t.Parallel()
+	server := startNATS(t)
+	m := newMachine(t)
+	proxy, pusher := viaProxy(t)
+	images, lines := pushMany(t, pusher, 1)
+	fault, open := gate(1)
+	proxy.SetFault(fault)
+	setup := m.run("sign-worker", "setup", "--nats-url", server.URL(), "--ack-wait", "3s", "--request-bytes=0", "--record-bytes=0", "--bucket-bytes=0")
+	require.Zero(t, setup.code, setup)
+	stubborn := newMachine(t).worker(server, "--shutdown-grace", "10m", "--heartbeat", "1s", "--lock-ttl", "5s")
+	submission := m.start("sign-submit", "--file", m.list(lines...), "--nats-url", server.URL(), "--failed", m.failed())
+	awaitRequests(t, submission, proxy, 2) // the second is held
+	stubborn.signal(syscall.SIGTERM)
+	stubborn.says("draining")
+	stubborn.signal(syscall.SIGTERM)
+	require.Equal(t, 130, stubborn.wait().code)
+	proxy.SetFault(nil)
+	open()
+
+	newMachine(t).worker(server, "--heartbeat", "1s", "--lock-ttl", "5s")
+	r := submission.wait()
+	require.Zero(t, r.code, r)
+	requireAllSigned(t, m.w, pusher, images)
+}

@@ -51,6 +51,9 @@ func (b *Books) Check() []Complaint {
 	return c
 }
 
+// victimsShare bounds what a storm may cost: one line of so many.
+const victimsShare = 5
+
 type complaints []Complaint
 
 func (c *complaints) add(k Kind, format string, args ...any) {
@@ -80,7 +83,7 @@ func (b Batch) checkOutcomes(c *complaints, mayFail []string) map[string]Outcome
 			latest[o.Line] = o
 		}
 	}
-	asked := map[string]bool{}
+	asked, victims := map[string]bool{}, 0
 	for _, line := range b.Lines {
 		asked[line.Text] = true
 		o, ok := latest[line.Text]
@@ -91,6 +94,12 @@ func (b Batch) checkOutcomes(c *complaints, mayFail []string) map[string]Outcome
 		if why := disagrees(line, o, mayFail); why != "" {
 			c.add(WrongOutcome, "batch %s: %s: %s", b.Name, line.Text, why)
 		}
+		if o.Verdict == "dead" && slices.Contains(mayFail, o.Class) {
+			victims++
+		}
+	}
+	if victims > len(b.Lines)/victimsShare {
+		c.add(WrongOutcome, "batch %s: %d of %d lines died of the storm, which is not what attempts and breakers are for", b.Name, victims, len(b.Lines))
 	}
 	for line, o := range latest {
 		if !asked[line] {
