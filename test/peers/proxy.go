@@ -1,6 +1,8 @@
 package peers
 
 import (
+	"bytes"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +21,13 @@ type Request struct {
 	// Aborted is true when the client had gone before it was answered.
 	Aborted bool
 	At      time.Time // of the answer
+}
+
+// Written is a signature manifest that a client was told is stored.
+type Written struct {
+	Repository string // without the host
+	Tag        string // sha256-....sig
+	Body       []byte
 }
 
 // Fault is what a proxy does to a request instead of passing it on unharmed.
@@ -72,6 +81,7 @@ type Proxy struct {
 	fault    FaultFunc
 	seen     int // since the fault was set
 	requests []Request
+	written  []Written
 	arrived  chan struct{} // closed and replaced at each request
 }
 
@@ -118,6 +128,14 @@ func (p *Proxy) Requests() []Request {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]Request(nil), p.requests...)
+}
+
+// Written returns the signature manifests that were written since the start and
+// answered with 201, in the order of the answers.
+func (p *Proxy) Written() []Written {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Written(nil), p.written...)
 }
 
 // Counts returns how many requests there were of each method and kind, such as
@@ -182,7 +200,29 @@ func (p *Proxy) serve(forward http.Handler, w http.ResponseWriter, r *http.Reque
 		note(0)
 		panic(http.ErrAbortHandler)
 	default:
-		forward.ServeHTTP(&notingWriter{ResponseWriter: w, note: note}, r)
+		keep := p.attachment(r)
+		forward.ServeHTTP(&notingWriter{ResponseWriter: w, note: func(status int) {
+			note(status)
+			keep(status)
+		}}, r)
+	}
+}
+
+// attachment reads the signature manifest that a request writes, if it does, and
+// returns what keeps it once the answer is known.
+func (p *Proxy) attachment(r *http.Request) (keep func(status int)) {
+	repository, tag, ok := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/manifests/")
+	if r.Method != http.MethodPut || !ok || !strings.HasSuffix(tag, ".sig") {
+		return func(int) {}
+	}
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return func(status int) {
+		if err == nil && status == http.StatusCreated {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.written = append(p.written, Written{Repository: repository, Tag: tag, Body: body})
+		}
 	}
 }
 

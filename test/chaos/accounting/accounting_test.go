@@ -198,6 +198,7 @@ func TestWhatDoesNotAddUpIsTold(t *testing.T) {
 		after := s.books().Check()
 		require.Greater(t, count(after, damage.tells), before, "%s: %v", damage.name, after)
 	}
+	require.NotEmpty(t, s.books().Vanished, "what was written and removed is missed, whatever the outcomes say")
 	require.Positive(t, count(s.books().Check(), accounting.WrongReport), "the submitter counted what is no longer there")
 	_, rejected = s.books().Verify(t.Context(), s.Fleet, 0)
 	require.NotEmpty(t, rejected, "cosign misses a signature too")
@@ -227,6 +228,10 @@ func TestBooksThatAreCookedAreTold(t *testing.T) {
 		cooked.cook(&books.Batches[0])
 		require.Positive(t, count(books.Check(), cooked.tells), "%s: %v", name, books.Check())
 	}
+	// Signatures that no outcome tells of are missed too.
+	silent := s.books()
+	silent.Vanished = []string{"team/app:sha256-0.sig"}
+	require.Equal(t, 1, count(silent.Check(), accounting.LostSignature))
 	// A retry that was noted makes a second generation right.
 	books := s.books()
 	again := books.Batches[0].Outcomes[0]

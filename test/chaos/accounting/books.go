@@ -9,6 +9,7 @@ package accounting
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -28,6 +29,9 @@ type Books struct {
 	// Keys are the fingerprints of the fleet's keys, Foreign that of others' key.
 	Keys    []string
 	Foreign string
+	// Vanished are signatures that a registry said it has stored and that are no
+	// longer where they were written, whether or not an outcome tells of them.
+	Vanished []string
 	// MayFail are the classes that an image may die of in this scenario.
 	MayFail []string
 }
@@ -108,7 +112,8 @@ func Open(ctx context.Context, f *fleet.Fleet, foreign fleet.Key, submissions []
 		}
 		b.Batches = append(b.Batches, batch)
 	}
-	return b, b.readAttachments(ctx, f, slices.Concat(f.Keys(), []fleet.Key{foreign}))
+	err := b.readAttachments(ctx, f, slices.Concat(f.Keys(), []fleet.Key{foreign}))
+	return b, errors.Join(err, b.readWritten(ctx, f))
 }
 
 func readBatch(ctx context.Context, f *fleet.Fleet, s *fleet.Submission) (Batch, error) {

@@ -48,6 +48,9 @@ func (b *Books) Check() []Complaint {
 		}
 		b.checkSignatures(&c, batch)
 	}
+	for _, place := range b.Vanished {
+		c.add(LostSignature, "%s: one that was written is no longer there", place)
+	}
 	return c
 }
 
