@@ -145,6 +145,9 @@ func (r *retrySettings) askFleet(ctx context.Context, ids []string, std streams)
 			answer.Retried = append(answer.Retried, retried)
 		}
 	}
+	if err != nil && len(answer.Retried) == 0 {
+		return err
+	}
 	return errors.Join(r.print(answer, std), err)
 }
 

@@ -43,7 +43,9 @@ func (r *retrySettings) signAgain(ctx context.Context, ids []string, std streams
 		return err
 	}
 	if slices.ContainsFunc(answer.Reports, func(e ending) bool { return e.Failed > 0 }) {
-		say(std.err, "the failed list: sign-submit failed BATCH\n")
+		for _, end := range answer.Reports {
+			r.asking.tellOfList(std, end.Batch)
+		}
 		return errFailures
 	}
 	return nil

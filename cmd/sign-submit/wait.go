@@ -64,6 +64,18 @@ func (a *asking) wait(ctx context.Context, id string, std streams) error {
 	return a.reportEnd(ctx, batch, id, std)
 }
 
+// tellOfList says how to have the failed list of a batch.
+func (a *asking) tellOfList(std streams, id string) {
+	where := ""
+	switch {
+	case a.NATSURL != "":
+		where = " --nats-url " + shellWord(queue.RedactURL(a.NATSURL))
+	case a.StateDir != "":
+		where = " --state-dir " + shellWord(a.StateDir)
+	}
+	say(std.err, "the failed list: sign-submit failed %s%s\n", id, where)
+}
+
 // reportEnd says how a batch ended that has nothing pending, and closes it.
 func (a *asking) reportEnd(ctx context.Context, batch *submit.Batch, id string, std streams) error {
 	report, err := batch.Report(ctx)
@@ -80,6 +92,6 @@ func (a *asking) reportEnd(ctx context.Context, batch *submit.Batch, id string, 
 	if report.Failed() == 0 {
 		return nil
 	}
-	say(std.err, "the failed list: sign-submit failed %s\n", id)
+	a.tellOfList(std, id)
 	return program.Ended{Status: program.ExitFailed}
 }

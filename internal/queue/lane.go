@@ -73,7 +73,7 @@ func (l *Lane) Next(ctx context.Context, free int) ([]*Delivery, error) {
 
 // claim asks once, and waits for a while when there is nothing.
 func (l *Lane) claim(ctx context.Context, free int) ([]*Delivery, error) {
-	if len(l.consumers) == 1 {
+	if l.alone() {
 		return l.pull(ctx, l.consumers[0], pullRequest{Batch: free, NoWait: true, Expires: l.conn.options.IdleWait})
 	}
 	if err := l.poll(ctx); err != nil {
@@ -83,6 +83,12 @@ func (l *Lane) claim(ctx context.Context, free int) ([]*Delivery, error) {
 		return got, err
 	}
 	return l.wait(ctx, free)
+}
+
+// alone reports whether the lane has one consumer for good: the event lane, or
+// the bulk lane of a server that has no other client.
+func (l *Lane) alone() bool {
+	return l.name == LaneEvent || l.conn.options.InProcess != nil && len(l.consumers) == 1
 }
 
 // poll asks which partitions hold requests, at most once per PollInterval.

@@ -318,29 +318,35 @@ func (c *Conn) makeConsumer(ctx context.Context, want jetstream.ConsumerConfig) 
 // maxPartitions bounds Options.Partitions: their names have two digits.
 const maxPartitions = 100
 
-// ensureConsumers finds the consumers there are and makes those that are
-// missing: all partitions, unless there is any, and the event lane.
+// ensureConsumers finds the consumers there are and makes those that are missing:
+// partitions in front of the last one there is, or all where there is none, and
+// the event lane. Submitters look for partitions by their consumers, so one
+// that is missing in between would leave those behind it unserved.
 func (c *Conn) ensureConsumers(ctx context.Context) error {
+	has := make(map[string]bool)
 	partitions := 0
-	for ; partitions < maxPartitions; partitions++ {
-		have, err := c.consumerConfig(ctx, bulkConsumer(partitions))
-		if errors.Is(err, jetstream.ErrConsumerNotFound) {
-			break
-		}
-		if err != nil {
+	for p := 0; p < c.options.Partitions || p < maxPartitions && p == partitions; p++ {
+		have, err := c.consumerConfig(ctx, bulkConsumer(p))
+		switch {
+		case err == nil:
+			has[bulkConsumer(p)], partitions, c.options.AckWait = true, p+1, have.AckWait
+		case !errors.Is(err, jetstream.ErrConsumerNotFound):
 			return err
 		}
-		c.options.AckWait = have.AckWait
 	}
-	wanted := c.options.consumers()
+	switch _, err := c.consumerConfig(ctx, eventConsumer); {
+	case err == nil:
+		has[eventConsumer] = true
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return err
+	}
 	if partitions > 0 {
 		c.options.Partitions = partitions
-		wanted = wanted[len(wanted)-1:]
-		if _, err := c.consumerConfig(ctx, eventConsumer); !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return err
-		}
 	}
-	for _, want := range wanted {
+	for _, want := range c.options.consumers() {
+		if has[want.Durable] {
+			continue
+		}
 		if err := c.makeConsumer(ctx, want); err != nil {
 			return err
 		}

@@ -107,6 +107,35 @@ func TestAPartitionMadeLaterIsServed(t *testing.T) {
 	require.NoError(t, one(t, lane).Done(within(t)))
 }
 
+func TestALanesOnlyPartitionGetsOthers(t *testing.T) {
+	t.Parallel()
+	srv, conn := newQueue(t, queue.Options{Partitions: 1})
+	lane := conn.BulkLane()
+	publish(t, conn, 0, "b", 1)
+	require.NoError(t, one(t, lane).Done(within(t)))
+	more := connect(t, srv, queue.Options{Partitions: 4})
+	publish(t, more, 3, "b", 2)
+	require.NoError(t, one(t, lane).Done(within(t)))
+}
+
+// Submitters find partitions by their consumers: none behind a gap stays unserved.
+func TestAGapAmongThePartitionsIsClosed(t *testing.T) {
+	t.Parallel()
+	srv, _ := newQueue(t, queue.Options{Partitions: 4})
+	_, js := raw(t, srv)
+	require.NoError(t, js.DeleteConsumer(within(t), "SIGN_REQUESTS", "bulk-02"))
+	conn := stranger(t, srv, queue.Options{})
+	require.NoError(t, conn.Ensure(within(t)))
+	require.Equal(t, 4, conn.Partitions())
+	for p := range 4 {
+		publish(t, conn, p, "b", p+1)
+	}
+	lane := conn.BulkLane()
+	for range 4 {
+		require.NoError(t, one(t, lane).Done(within(t)))
+	}
+}
+
 func TestWithoutPermissionItIsSaid(t *testing.T) {
 	t.Parallel()
 	srv := queuetest.StartServerWith(t, func(o *server.Options) {

@@ -126,7 +126,7 @@ type Summary struct {
 	Accepted  int       `json:"accepted"`
 	Published bool      `json:"published"`
 	Finished  bool      `json:"finished"`
-	Cancelled bool      `json:"cancelled"`
+	Cancelled bool      `json:"was_cancelled"`
 	// Waiting is how many requests are in the queue or in a worker's hands.
 	Waiting int `json:"waiting"`
 }

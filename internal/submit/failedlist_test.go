@@ -60,9 +60,9 @@ func TestWriteFailed(t *testing.T) {
 	details, err := os.ReadFile(filepath.Join(dir, "sign-failed.json"))
 	require.NoError(t, err)
 	require.JSONEq(t, `{"batch": "b", "failed": [
-		{"line": "r.example/b:1 # two", "verdict": "dead", "class": "denied", "reason": "403", "attempts": 0},
-		{"line": {"bytes": "ci5leGFtcGxlL/86MQ=="}, "verdict": "not-done", "reason": "interrupted", "attempts": 0},
-		{"line": "", "verdict": "dead", "class": "invalid-request", "reason": "unreadable, and of no line", "attempts": 0}]}`, string(details))
+		{"line": "r.example/b:1 # two", "reference": "", "verdict": "dead", "class": "denied", "reason": "403", "attempts": 0},
+		{"line": {"bytes": "ci5leGFtcGxlL/86MQ=="}, "reference": "", "verdict": "not-done", "class": "", "reason": "interrupted", "attempts": 0},
+		{"line": "", "reference": "", "verdict": "dead", "class": "invalid-request", "reason": "unreadable, and of no line", "attempts": 0}]}`, string(details))
 
 	require.NoError(t, WriteFailed(list, new(Report)))
 	require.Empty(t, names(t, dir), "a stale pair is removed")

@@ -26,10 +26,10 @@ type Report struct {
 // Failure is one line of the failed list.
 type Failure struct {
 	Line      queue.Text `json:"line"`
-	Reference string     `json:"reference,omitempty"`
+	Reference string     `json:"reference"`
 	// Verdict is "dead", "cancelled" or, for a request without an outcome, "not-done".
 	Verdict  string `json:"verdict"`
-	Class    string `json:"class,omitempty"`
+	Class    string `json:"class"`
 	Reason   string `json:"reason"`
 	Attempts int    `json:"attempts"`
 }

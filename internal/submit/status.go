@@ -34,23 +34,23 @@ type Status struct {
 	Cancelled *time.Time `json:"cancelled_at,omitempty"`
 	// Retrying are the requests that did not end at their first attempt and are
 	// tried again: RetryingTotal of them, here those with the most attempts.
-	Retrying      []Retrying `json:"retrying,omitempty"`
+	Retrying      []Retrying `json:"retrying"`
 	RetryingTotal int        `json:"retrying_total"`
 	// Generations are the retries that were asked for, the first one first.
-	Generations []Generation `json:"generations,omitempty"`
+	Generations []Generation `json:"generations"`
 }
 
 // Retrying is a request that is tried again, and why.
 type Retrying struct {
 	ID        string        `json:"id"`
-	Reference string        `json:"reference,omitempty"`
+	Reference string        `json:"reference"`
 	Gen       int           `json:"gen"`
 	Attempts  int           `json:"attempts"`
 	Deaths    int           `json:"deaths"`
 	InFlight  bool          `json:"in_flight"`
 	Waited    queue.Seconds `json:"waited"`
-	Class     string        `json:"class,omitempty"`
-	Error     string        `json:"error,omitempty"`
+	Class     string        `json:"class"`
+	Error     string        `json:"error"`
 	Worker    string        `json:"worker"`
 	UpdatedAt time.Time     `json:"updated_at"`
 }
@@ -60,8 +60,8 @@ type Generation struct {
 	Gen      int       `json:"gen"`
 	Requests int       `json:"requests"`
 	At       time.Time `json:"at"`
-	From     string    `json:"from,omitempty"`
-	Class    string    `json:"class,omitempty"`
+	From     string    `json:"from"`
+	Class    string    `json:"class"`
 }
 
 // Status reads how the batch stands.
@@ -136,7 +136,7 @@ func (b *Batch) generations(ctx context.Context) ([]Generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []Generation
+	all := []Generation{} // and no null for scripts
 	for r, n := range requests {
 		all = append(all, Generation{Gen: r.gen, Requests: n, At: r.at, From: r.from, Class: r.class})
 	}
@@ -164,10 +164,10 @@ const maxRetrying = 1000
 
 // retrying are those of the tried with the most attempts, as they are now.
 func (b *Batch) retrying(ctx context.Context, tried map[key]struct{}) ([]Retrying, error) {
+	most := fewestFirst{} // and no null for scripts
 	if len(tried) == 0 {
-		return nil, nil
+		return most, nil
 	}
-	var most fewestFirst
 	err := b.conn.LedgerOf(ctx, b.id, func(l queue.LedgerLine) error {
 		k := generationKey(l.ID, l.Gen)
 		if _, ok := tried[k]; !ok {

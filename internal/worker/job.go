@@ -98,6 +98,7 @@ func (w *Worker) work(ctx, fetch context.Context, j *job) result {
 	}
 	cancelled := w.control.isCancelled(ctx, j.request)
 	if !cancelled && (w.control.isPaused(ctx, j.lane) || w.control.isPaused(ctx, j.host)) {
+		j.entry.Error = "paused by an operator" // for people, where this is the first that is known of it
 		return untouched(j, w.options.PauseWait)
 	}
 	if r, ok := w.recall(ctx, j); ok {
