@@ -57,11 +57,20 @@ func (a *asking) cancel(ctx context.Context, id string, std streams) error {
 	if err != nil {
 		return a.explain(ctx, id, err)
 	}
-	if err := batch.Cancel(ctx); err != nil {
-		return a.explain(ctx, id, err)
+	// A mark on what has ended would keep it out of later retries of all.
+	record, err := conn.Batch(ctx, id)
+	ended := err == nil && record.Published && waiting == 0
+	if !ended {
+		if err := batch.Cancel(ctx); err != nil {
+			return a.explain(ctx, id, err)
+		}
 	}
 	if a.Output == outputJSON {
 		return printJSON(std.out, cancelled{Batch: id, Waiting: waiting})
+	}
+	if ended {
+		say(std.out, "batch %s has ended: there is nothing to cancel\n", id)
+		return nil
 	}
 	say(std.out, "batch %s is cancelled: %d requests were waiting or in work\n", id, waiting)
 	return nil

@@ -148,7 +148,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		if bad := new(url.Error); errors.As(err, &bad) {
 			err = errors.New("not a URL") // the error would quote it, password and all
 		}
-		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), err)
+		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), remedied(err))
 	}
 	if err := checkServer(nc.ConnectedServerVersion()); err != nil {
 		nc.Close()
@@ -164,6 +164,17 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	return &Conn{options: o, nc: nc, js: js, denied: denied}, nil
+}
+
+// remedied adds what to do to the errors of a connection that say nothing of it.
+func remedied(err error) error {
+	switch {
+	case errors.Is(err, nats.ErrNoServers):
+		return fmt.Errorf("%w: see that the server runs, and that nats-url names its host and port", err)
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
+		return fmt.Errorf("%w: give nats-url the user and password of this role, with %%2F for / and the like", err)
+	}
+	return err
 }
 
 func connectOptions(ctx context.Context, o Options, denied *denials) []nats.Option {

@@ -91,7 +91,7 @@ func (o Options) validateRest() error {
 	case !slices.Contains([]ConfirmWrites{"", ConfirmAuto, ConfirmAlways, ConfirmNever}, o.ConfirmWrites):
 		return fmt.Errorf("option ConfirmWrites: %q is none of auto, always, never", o.ConfirmWrites)
 	case o.LockTTL < 0 || o.LockTTL > 0 && o.LockTTL < minLockTTL:
-		return fmt.Errorf("option LockTTL: %s leaves no time to write: make it %s or more", o.LockTTL, minLockTTL)
+		return fmt.Errorf("lock-ttl: %s leaves no time to write: make it %s or more", o.LockTTL, minLockTTL)
 	case o.Format != "" && o.Format != FormatTag:
 		return fmt.Errorf("option Format: %q is not tag", o.Format)
 	}
