@@ -52,7 +52,7 @@ func (r *Repository) startUpload(ctx context.Context, op string, d digest.Digest
 	if !r.host.noSinglePost.Load() {
 		single := q
 		single.query = queryOf("digest", d.String())
-		single.header = map[string]string{"Content-Type": octetStream}
+		single.contentType = octetStream
 		single.body = body
 		a, err := r.do(ctx, single, http.StatusCreated, http.StatusAccepted)
 		switch {
@@ -93,11 +93,11 @@ func (r *Repository) finishUpload(ctx context.Context, op string, to *url.URL, d
 	}
 	to.RawQuery += queryOf("digest", d.String()).Encode()
 	_, err := r.do(ctx, request{
-		op:     op,
-		method: http.MethodPut,
-		at:     to,
-		header: map[string]string{"Content-Type": octetStream},
-		body:   body,
+		op:          op,
+		method:      http.MethodPut,
+		at:          to,
+		contentType: octetStream,
+		body:        body,
 	}, http.StatusCreated)
 	return err
 }

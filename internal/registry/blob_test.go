@@ -109,6 +109,26 @@ func TestUploadLocations(t *testing.T) {
 	}
 }
 
+func TestUploadsGoOnWhereverTheRegistrySays(t *testing.T) {
+	t.Parallel()
+	for form, kind := range map[registrytest.UploadLocation]string{
+		registrytest.UploadRelative:  "PUT upload",
+		registrytest.UploadWithState: "PUT upload",
+		registrytest.UploadAbsolute:  "PUT upload",
+		registrytest.UploadToStorage: "PUT storage",
+	} {
+		for _, option := range []registrytest.Option{registrytest.WithTLS(), registrytest.WithoutSinglePost()} {
+			r := registrytest.New(t, registrytest.WithUploadLocation(form), registrytest.WithBasicAuth("ann", "secret"), option)
+			repository := repositoryOf(t, newClient(t, withCredentials(t, machine(t), r.Host())), r, "team/app")
+			require.NoError(t, repository.PutBlob(t.Context(), []byte("payload")))
+			require.Equal(t, map[string]int{"POST upload": 2, kind: 1}, r.Counts())
+			stored, ok := r.Blob("team/app", digest.FromString("payload").String())
+			require.True(t, ok)
+			require.Equal(t, "payload", string(stored))
+		}
+	}
+}
+
 func TestUploadToAnotherHostCarriesNoCredentials(t *testing.T) {
 	t.Parallel()
 	var authorization []string

@@ -20,6 +20,13 @@ type call struct {
 	// and the cache holds another by then, somebody else has renewed it.
 	token string
 
+	// foreseen is the challenge the request was refused with before it was
+	// sent, refusal one of the registry's own to refuse it with next. That it
+	// was corrected so happens once.
+	foreseen  *challenge
+	refusal   string
+	corrected bool
+
 	// written is true while a request may have reached the server and its
 	// answer has not come.
 	written atomic.Bool

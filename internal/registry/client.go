@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -46,9 +47,19 @@ type Options struct {
 	// https without verification, then plain http; true verifies always.
 	TLSVerify *bool
 
+	// ReadOnly asks for tokens that read and do not write: some registries refuse
+	// those who may not write anything when they ask for both.
+	ReadOnly bool
+
 	HostConcurrency int           // requests at once to one host; 16 if zero
+	HostRate        float64       // requests a second to one host by all who share it; no limit if zero
 	AnswerTimeout   time.Duration // how long a host may take to answer a request; 1 min if zero
 	UserAgent       string
+
+	// OnThrottled is told when the others who share a host ought to hear of us
+	// soon: a refusal has changed its pause or its rate, or we begin to ask it. The
+	// request waits for it to return. May be nil.
+	OnThrottled func(host string)
 
 	// Transport replaces our own connections and with them all of TLS.
 	Transport http.RoundTripper
@@ -75,6 +86,9 @@ func (o Options) Validate() error {
 	if o.HostConcurrency < 0 {
 		return fmt.Errorf("HostConcurrency: %d is negative", o.HostConcurrency)
 	}
+	if o.HostRate < 0 || math.IsNaN(o.HostRate) || math.IsInf(o.HostRate, 0) {
+		return fmt.Errorf("HostRate: %v is no number of requests a second", o.HostRate)
+	}
 	if o.AnswerTimeout < 0 {
 		return fmt.Errorf("AnswerTimeout: %s is negative", o.AnswerTimeout)
 	}
@@ -91,7 +105,7 @@ type Client struct {
 	options     Options
 	config      *hostConfig
 	attachments *attachmentRules
-	slots       *slots
+	throttles   *throttles
 	shared      *flights // token fetches, credentials, constant blobs
 	constants   constants
 
@@ -128,7 +142,7 @@ func New(o Options) (*Client, error) {
 		options:     o,
 		config:      config,
 		attachments: attachments,
-		slots:       newSlots(o.HostConcurrency),
+		throttles:   newThrottles(o.HostConcurrency, o.HostRate, o.OnThrottled),
 		shared:      newFlights(),
 		endpoints:   make(map[endpointKey]*endpoint),
 	}, nil

@@ -226,6 +226,7 @@ func text(value any) string {
 // parseRetryAfter reads both forms of the header. A date is taken relative to
 // the answer's own, so that a clock that is off here does no harm.
 func parseRetryAfter(header http.Header, now time.Time) time.Duration {
+	const longest = math.MaxInt32 * time.Second
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
 		return time.Duration(min(max(seconds, 0), math.MaxInt32)) * time.Second
@@ -237,5 +238,5 @@ func parseRetryAfter(header http.Header, now time.Time) time.Duration {
 	if sent, err := http.ParseTime(header.Get("Date")); err == nil {
 		now = sent
 	}
-	return max(at.Sub(now), 0)
+	return min(max(at.Sub(now), 0), longest)
 }

@@ -79,34 +79,36 @@ func TestErrorBodiesOfAllKinds(t *testing.T) {
 
 func TestImmutableTags(t *testing.T) {
 	t.Parallel()
-	tests := []struct {
-		name          string
-		status        int
-		code, message string
-		want          bool
-	}{
-		{"Harbor", 412, "PRECONDITION", "Failed to process request due to 'app:v1' configured as immutable.", true},
-		{"Harbor policy", 412, "PROJECTPOLICYVIOLATION", "current image without vulnerability scanning cannot be pulled", false},
-		{"Quay", 409, "TAG_IMMUTABLE", "", true},
-		{"ECR", 400, "TAG_INVALID", "The image tag 'v1' already exists in the 'app' repository and cannot be overwritten because the repository is immutable.", true},
-		{"Google", 400, "MANIFEST_INVALID", "cannot update tag v1. The repository has enabled tag immutability", true},
-		{"Alibaba", 403, "DENIED", "The requested tag already exists and cannot be overwritten.", true},
-		{"a plain denial", 403, "DENIED", "requested access to the resource is denied", false},
-		{"a server error", 500, "UNKNOWN", "immutable", false},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+	body := []byte("{}")
+	for _, like := range registrytest.ImmutableRegistries() {
+		t.Run(string(like), func(t *testing.T) {
 			t.Parallel()
-			r, repository := plain(t)
-			fault := registrytest.Fault{Status: test.status, Code: test.code, Message: test.message, Times: registrytest.Always}
-			r.Fail(registrytest.Match{}, fault)
-			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil)
-			requireStatus(t, err, test.status)
-			require.Equal(t, test.want, factsOf(t, err).Immutable())
-			_, err = repository.Manifest(t.Context(), "v1")
-			require.False(t, factsOf(t, err).Immutable(), "a read is never refused for it")
+			_, repository := plain(t, registrytest.WithImmutableTags(like))
+			require.NoError(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, body, nil))
+			require.NoError(t, repository.PutManifest(t.Context(), digest.FromBytes(body).String(), registrytest.OCIManifest, body, nil))
+			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, body, nil)
+			told := like != registrytest.ImmutableDockerHub
+			require.Equal(t, told, factsOf(t, err).Immutable(), err)
+			require.False(t, registry.OutcomeUnknown(err))
 		})
 	}
+	for name, fault := range map[string]registrytest.Fault{
+		"a policy":       {Status: 412, Code: "PROJECTPOLICYVIOLATION", Message: "current image without vulnerability scanning cannot be pulled"},
+		"a denial":       {Status: 403, Code: "DENIED", Message: "requested access to the resource is denied"},
+		"a server error": {Status: 500, Code: "UNKNOWN", Message: "immutable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, repository := plain(t)
+			r.Fail(registrytest.Match{}, fault)
+			err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, body, nil)
+			require.False(t, factsOf(t, err).Immutable())
+		})
+	}
+	r, repository := plain(t)
+	r.Fail(registrytest.Match{}, registrytest.Fault{Status: 409, Code: "TAG_IMMUTABLE"})
+	_, err := repository.Manifest(t.Context(), "v1")
+	require.False(t, factsOf(t, err).Immutable(), "a read is never refused for it")
 }
 
 func TestAnswersOfOtherHosts(t *testing.T) {
@@ -220,7 +222,7 @@ func TestOutcomeOfAWrite(t *testing.T) {
 		"500":                    {registrytest.Fault{Status: 500}, true, false},
 		"502":                    {registrytest.Fault{Status: 502}, true, false},
 		"503 with a wait":        {registrytest.Fault{Status: 503, RetryAfter: "3"}, true, false},
-		"429":                    {registrytest.Fault{Status: 429}, false, false},
+		"429":                    {registrytest.Fault{Status: 429, RetryAfter: "60"}, false, false},
 		"400":                    {registrytest.Fault{Status: 400}, false, false},
 		"401":                    {registrytest.Fault{Status: 401}, false, false},
 		"302":                    {registrytest.Fault{Status: 302, Header: http.Header{"Location": {"/x"}}}, false, false},
@@ -312,9 +314,9 @@ func TestReadsAreRepeatedAFewTimes(t *testing.T) {
 		"two cuts":             {registrytest.Fault{Cut: true, Times: 2}, 3, false},
 		"a restarting backend": {registrytest.Fault{Status: 502, Times: 1}, 2, false},
 		"an outage":            {registrytest.Fault{Status: 503, Times: registrytest.Always}, 3, true},
-		"told to wait":         {registrytest.Fault{Status: 503, RetryAfter: "5"}, 1, true},
+		"told to wait":         {registrytest.Fault{Status: 503, RetryAfter: "15"}, 1, true},
 		"500 is no hiccup":     {registrytest.Fault{Status: 500}, 1, true},
-		"throttled":            {registrytest.Fault{Status: 429}, 1, true},
+		"throttled":            {registrytest.Fault{Status: 429, RetryAfter: "60"}, 1, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -34,16 +34,20 @@ type endpointKey struct {
 // endpoint is one registry host and what has been learned of it.
 type endpoint struct {
 	addr      string
+	owner     string // sets what it shares apart from other endpoints'
 	insecure  bool
 	userAgent string
 	sender    *sendTransport
 	log       *zap.Logger
 
-	anonymous *http.Client // for hosts that get no credentials
-	auth      *auth.Client
+	anonymous  *http.Client // for hosts that get no credentials
+	auth       *auth.Client
+	challenges *challengeTransport
 
-	scheme       atomic.Pointer[string] // nil: not known yet
-	noSinglePost atomic.Bool
+	scheme              atomic.Pointer[string] // nil: not known yet
+	noSinglePost        atomic.Bool
+	referrers           atomic.Int32
+	refusesSharedConfig atomic.Bool
 }
 
 func (c *Client) endpoint(at target) (*endpoint, error) {
@@ -62,7 +66,10 @@ func (c *Client) endpoint(at target) (*endpoint, error) {
 }
 
 func (c *Client) newEndpoint(at target) (*endpoint, error) {
-	e := &endpoint{addr: at.addr, insecure: at.insecure, userAgent: c.options.UserAgent, log: c.options.Log}
+	e := &endpoint{addr: at.addr, owner: at.host, insecure: at.insecure, userAgent: c.options.UserAgent, log: c.options.Log}
+	if at.insecure {
+		e.owner += " insecure"
+	}
 	if own := c.options.Transport; own != nil {
 		e.sender = &sendTransport{addr: at.addr, own: own, others: own, foreign: true}
 	} else {
@@ -73,46 +80,25 @@ func (c *Client) newEndpoint(at target) (*endpoint, error) {
 		settings.InsecureSkipVerify = at.insecure
 		e.sender = newSendTransport(at.addr, settings, c.options)
 	}
-	e.anonymous = &http.Client{
-		Transport:     newTransport(e.sender, c.slots, e.unsure),
-		CheckRedirect: checkRedirect,
-	}
-	owner := at.host
-	if at.insecure {
-		owner += " insecure"
-	}
+	transport := newTransport(e.sender, c.throttles, e.unsure)
+	e.anonymous = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	e.challenges = &challengeTransport{next: transport, owns: e.owns}
+	// Of where a registry wants credentials sent for a token, this client refuses
+	// what is not https or http, plain http from an https registry, and hosts
+	// that are or resolve to loopback, link-local, unspecified or cloud metadata
+	// addresses, unless the registry itself is on that host; the same for each
+	// redirect on the way. Another host is let in, as Docker Hub has one, but
+	// a redirect to yet another takes no credentials along.
 	e.auth = &auth.Client{
-		Client:   e.anonymous,
+		Client:   &http.Client{Transport: e.challenges, CheckRedirect: checkRedirect},
 		ClientID: defaultUserAgent,
-		Cache:    newTokenCache(owner, c.shared, c.config.credential),
+		Cache:    newTokenCache(e.owner, c.shared, c.config.credential),
 		Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
 			return c.config.credential(ctx, callOf(ctx).credentials)
 		},
 	}
 	e.auth.SetUserAgent(e.userAgent)
 	return e, nil
-}
-
-// unsure reports that http may be tried after https.
-func (e *endpoint) unsure() bool { return e.insecure && e.scheme.Load() == nil }
-
-// schemes are those to try, in order.
-func (e *endpoint) schemes() []string {
-	if known := e.scheme.Load(); known != nil {
-		return []string{*known}
-	}
-	if e.insecure {
-		return []string{"https", "http"}
-	}
-	return []string{"https"}
-}
-
-// answered remembers the scheme that got an answer.
-func (e *endpoint) answered(scheme string) {
-	if e.unsure() && e.scheme.CompareAndSwap(nil, &scheme) && scheme == "http" {
-		e.log.Warn("registry speaks plain http: what is sent to it, credentials too, can be read on the way",
-			zap.String("registry", e.addr))
-	}
 }
 
 // owns reports that u is of the registry itself, so that its credentials may
@@ -123,7 +109,7 @@ func (e *endpoint) owns(u *url.URL) bool {
 
 // isHost reports that u is of the registry's host and port, whatever its scheme.
 func (e *endpoint) isHost(u *url.URL) bool {
-	return withPort(u.Host, u.Scheme) == withPort(e.addr, u.Scheme)
+	return u.Host == e.addr || withPort(u.Host, u.Scheme) == withPort(e.addr, u.Scheme)
 }
 
 func withPort(host, scheme string) string {

@@ -366,3 +366,35 @@ func TestOptionsAreValidated(t *testing.T) {
 	_, err := registry.New(o)
 	require.ErrorContains(t, err, "registry configuration")
 }
+
+func TestHTTP2IsSpokenOverOneConnection(t *testing.T) {
+	t.Parallel()
+	var protocols sync.Map
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		protocols.Store(req.Proto, true)
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	server.EnableHTTP2 = true
+	accepted := connections(server)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	repository := repositoryAt(t, server, machine(t))
+	_, err := repository.Manifest(t.Context(), "v1")
+	require.ErrorIs(t, err, registry.ErrNotFound)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			for range 5 {
+				if _, err := repository.Has(t.Context(), digest.FromString("x")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	require.Equal(t, int64(1), accepted.Load(), "for all requests, side by side")
+	protocols.Range(func(protocol, _ any) bool {
+		require.Equal(t, "HTTP/2.0", protocol)
+		return true
+	})
+}

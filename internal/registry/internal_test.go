@@ -13,8 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"oras.land/oras-go/v2/registry/remote/auth"
-
-	"github.com/signfleet/signfleet/internal/deadline"
 )
 
 func TestRedactURL(t *testing.T) {
@@ -63,35 +61,6 @@ func TestParseRetryAfter(t *testing.T) {
 	for name, test := range tests {
 		require.Equal(t, test.want, parseRetryAfter(test.header, now), name)
 	}
-}
-
-func TestWaitingForASlotIsNoWork(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newSlots(1)
-		release, err := s.take(t.Context(), "h")
-		require.NoError(t, err)
-
-		ctx, clock, stop := deadline.With(t.Context(), deadline.Limits{Work: time.Second, Wait: time.Hour})
-		defer stop()
-		go func() {
-			time.Sleep(time.Minute) // of the bubble
-			release()
-			release() // giving back twice gives one
-		}()
-		second, err := s.take(ctx, "h")
-		require.NoError(t, err)
-		require.Equal(t, time.Minute, clock.Waited())
-		defer second()
-
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		_, err = s.take(ended, "h")
-		require.ErrorIs(t, err, context.Canceled)
-		other, err := s.take(ended, "other host")
-		require.NoError(t, err)
-		other()
-	})
 }
 
 func TestRepeatsAreFewAndEndWithTheContext(t *testing.T) {

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // The media types a manifest can have.
@@ -27,13 +29,9 @@ const maxManifestBytes = 4 << 20
 
 // acceptManifests names all of them always: a registry that holds a type which
 // is not named says that there is no such manifest.
-func acceptManifests() string {
-	return strings.Join([]string{
-		mediaTypeOCIIndex, mediaTypeOCIManifest,
-		mediaTypeDockerList, mediaTypeDockerManifest,
-		mediaTypeSchema1Signed, mediaTypeSchema1,
-	}, ", ")
-}
+const acceptManifests = mediaTypeOCIIndex + ", " + mediaTypeOCIManifest + ", " +
+	mediaTypeDockerList + ", " + mediaTypeDockerManifest + ", " +
+	mediaTypeSchema1Signed + ", " + mediaTypeSchema1
 
 // Manifest is an image's manifest, an index, or whatever a tag leads to.
 type Manifest struct {
@@ -54,7 +52,7 @@ func (r *Repository) Manifest(ctx context.Context, reference string) (Manifest, 
 		op:     subject,
 		method: http.MethodGet,
 		path:   "/manifests/" + reference,
-		header: map[string]string{"Accept": acceptManifests()},
+		accept: acceptManifests,
 		limit:  maxManifestBytes,
 	}, http.StatusOK)
 	if err != nil {
@@ -70,7 +68,10 @@ func (r *Repository) Manifest(ctx context.Context, reference string) (Manifest, 
 		// way of it, so that it need not be taken apart to be checked.
 		return m, nil
 	}
-	for _, want := range []string{reference, a.header.Get("Docker-Content-Digest")} {
+	for _, want := range [...]string{reference, a.header.Get("Docker-Content-Digest")} {
+		if want == string(m.Digest) {
+			continue
+		}
 		if err := checkDigest(subject, want, a.body); err != nil {
 			return Manifest{}, err
 		}
@@ -91,18 +92,63 @@ func (r *Repository) PutManifest(ctx context.Context, reference, mediaType strin
 	if err := checkDigest(subject, reference, body); err != nil {
 		return err
 	}
+	if len(body) > maxManifestBytes {
+		return &TooLargeError{Subject: subject, Limit: maxManifestBytes}
+	}
 	a, err := r.do(ctx, request{
-		op:     subject,
-		method: http.MethodPut,
-		path:   "/manifests/" + reference,
-		header: map[string]string{"Content-Type": mediaType},
-		body:   body,
-		begin:  begin,
+		op:          subject,
+		method:      http.MethodPut,
+		path:        "/manifests/" + reference,
+		contentType: mediaType,
+		body:        body,
+		begin:       begin,
 	}, http.StatusCreated)
 	if err != nil {
 		return err
 	}
+	r.host.noteSubject(a.header, body)
 	return checkDigest(subject, a.header.Get("Docker-Content-Digest"), body)
+}
+
+// Has tells whether the repository has the manifest of a digest.
+func (r *Repository) Has(ctx context.Context, d digest.Digest) (bool, error) {
+	subject := r.describe("look for manifest", d.String())
+	if err := d.Validate(); err != nil {
+		return false, fmt.Errorf("%s: %w", subject, err)
+	}
+	a, err := r.do(ctx, request{
+		op:     subject,
+		method: http.MethodHead,
+		path:   "/manifests/" + d.String(),
+		accept: acceptManifests,
+	}, http.StatusOK)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	named := digest.Digest(a.header.Get("Docker-Content-Digest"))
+	if named.Validate() == nil && named != d && named.Algorithm() == d.Algorithm() {
+		return false, &MismatchError{Subject: subject, Want: d, Got: named}
+	}
+	return true, nil
+}
+
+// DeleteManifest removes the manifest of a digest. Not every registry lets
+// anybody do that, and few let those who may only push.
+func (r *Repository) DeleteManifest(ctx context.Context, d digest.Digest) error {
+	subject := r.describe("delete manifest", d.String())
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("%s: %w", subject, err)
+	}
+	_, err := r.do(ctx, request{
+		op:     subject,
+		method: http.MethodDelete,
+		path:   "/manifests/" + d.String(),
+		scope:  auth.ScopeRepository(r.at.path, auth.ActionPull, auth.ActionPush, auth.ActionDelete),
+	}, http.StatusAccepted)
+	return err
 }
 
 // checkDigest compares when want is a digest that can be computed here. Not
@@ -129,7 +175,10 @@ func checkReference(subject, reference string) error {
 }
 
 func isDigest(reference string) bool {
-	return digest.Digest(reference).Validate() == nil
+	if encoded, ok := strings.CutPrefix(reference, "sha256:"); ok { // nearly all are, and a pattern takes its time
+		return len(encoded) == 64 && strings.Trim(encoded, "0123456789abcdef") == ""
+	}
+	return strings.Contains(reference, ":") && digest.Digest(reference).Validate() == nil
 }
 
 // manifestType believes the header where it says something, as registries may

@@ -154,3 +154,29 @@ func TestPutManifestThatTheRegistryStoredDifferently(t *testing.T) {
 	var mismatch *registry.MismatchError
 	require.ErrorAs(t, repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, []byte("{}"), nil), &mismatch)
 }
+
+func TestManifestThatIsTooLargeIsNotSent(t *testing.T) {
+	t.Parallel()
+	r, repository := plain(t)
+	err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, make([]byte, 4<<20+1), nil)
+	var large *registry.TooLargeError
+	require.ErrorAs(t, err, &large)
+	require.Empty(t, r.Requests())
+}
+
+func TestManifestThatWasCut(t *testing.T) {
+	t.Parallel()
+	r, repository := plain(t)
+	r.Fail(registrytest.Match{Method: "PUT"}, registrytest.Fault{CutRequest: true})
+	body := []byte(`{"schemaVersion":2,"pad":"` + strings.Repeat("x", 1<<20) + `"}`)
+	err := repository.PutManifest(t.Context(), "v1", registrytest.OCIManifest, body, nil)
+	require.True(t, factsOf(t, err).Network())
+	require.True(t, registry.OutcomeUnknown(err))
+	_, _, ok := r.Get("team/app", "v1")
+	require.False(t, ok)
+
+	r.Put(t, "team/app", "v1", registrytest.OCIManifest, body)
+	r.Fail(registrytest.Match{Method: "GET"}, registrytest.Fault{CutAnswer: true, Status: 200, ContentType: registrytest.OCIManifest, Body: string(body[:1000])})
+	_, err = repository.Manifest(t.Context(), "v1")
+	require.True(t, factsOf(t, err).Network())
+}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// maxRepeats is how often a read is sent again, at once and without anyone
+// maxRepeats is how often a read that failed is sent again, without anyone
 // above knowing: enough for a connection that was closed under it or a proxy
 // that changes its backend, not for an outage, which is the queue's business.
 const maxRepeats = 2
@@ -36,7 +36,7 @@ func (t *repeatTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if resp != nil {
 			closeBody(resp.Body)
 		}
-		if !pause(req.Context(), repeat) {
+		if !waitToRepeat(req.Context(), repeat) {
 			return nil, context.Cause(req.Context())
 		}
 	}
@@ -58,10 +58,11 @@ func (t *repeatTransport) worthRepeating(ctx context.Context, resp *http.Respons
 
 func (t *repeatTransport) connectionFailed(err error) bool {
 	var answered *Error
+	var throttled *ThrottledError
 	var certificate *tls.CertificateVerificationError
 	var slow interface{ Timeout() bool }
 	switch {
-	case errors.As(err, &answered), errors.As(err, &certificate):
+	case errors.As(err, &answered), errors.As(err, &throttled), errors.As(err, &certificate):
 		return false
 	case errors.As(err, &slow) && slow.Timeout():
 		return false // it has had its time
@@ -71,9 +72,9 @@ func (t *repeatTransport) connectionFailed(err error) bool {
 	return true
 }
 
-// pause waits 100 ms, then 400 ms, give or take a third so that those who
+// waitToRepeat waits 100 ms, then 400 ms, give or take a third so that those who
 // failed together do not come back together.
-func pause(ctx context.Context, repeat int) bool {
+func waitToRepeat(ctx context.Context, repeat int) bool {
 	wait := 100 * time.Millisecond << (2 * repeat)
 	wait += time.Duration((rand.Float64() - 0.5) * 2 / 3 * float64(wait)) //nolint:gosec // spreads load, hides nothing
 	timer := time.NewTimer(wait)

@@ -15,6 +15,7 @@ type Repository struct {
 	name   string
 	at     target
 	host   *endpoint
+	scope  string
 }
 
 // Repository returns the repository called name, "host/path" in full
@@ -28,7 +29,17 @@ func (c *Client) Repository(name string) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Repository{client: c, name: name, at: at, host: host}, nil
+	actions := []string{auth.ActionPull, auth.ActionPush}
+	if c.options.ReadOnly {
+		actions = []string{auth.ActionPull}
+	}
+	return &Repository{
+		client: c,
+		name:   name,
+		at:     at,
+		host:   host,
+		scope:  auth.ScopeRepository(at.path, actions...),
+	}, nil
 }
 
 // Name is the name the repository was asked for by.
@@ -51,7 +62,9 @@ func (r *Repository) do(ctx context.Context, q request, success ...int) (*answer
 		q.path = "/v2/" + r.at.path + q.path
 	}
 	q.credentials = r.at.name
-	q.scopes = []string{auth.ScopeRepository(r.at.path, auth.ActionPull, auth.ActionPush)}
+	if q.scope == "" {
+		q.scope = r.scope
+	}
 	return r.host.do(ctx, q, success...)
 }
 

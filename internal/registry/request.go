@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
@@ -22,13 +21,15 @@ type request struct {
 	path   string // from the host's root
 	query  url.Values
 	at     *url.URL // instead of path: where the registry told us to go
-	header map[string]string
 	body   []byte
 	limit  int64 // of the answer's body; 0: it is of no interest
 	begin  BeginWrite
 
+	accept, contentType string
+
 	credentials string // whose
-	scopes      []string
+	scope       string // empty: none
+	again       bool   // it was sent by the wrong scheme before
 }
 
 // answer is a success, read to its end.
@@ -42,11 +43,10 @@ type answer struct {
 // do sends q and reads its answer. The statuses that are a success are named by
 // each caller; everything else is an *Error.
 func (e *endpoint) do(ctx context.Context, q request, success ...int) (*answer, error) {
-	current := &call{credentials: q.credentials, begin: q.begin}
+	current := &call{credentials: q.credentials, scopes: q.scope, begin: q.begin}
 	ctx = withCall(ctx, current)
-	if len(q.scopes) > 0 {
-		ctx = auth.WithScopes(ctx, q.scopes...)
-		current.scopes = strings.Join(auth.GetScopes(ctx), " ")
+	if q.scope != "" {
+		ctx = auth.WithScopes(ctx, q.scope)
 	}
 	resp, asked, err := e.send(ctx, q)
 	if err != nil {
@@ -55,9 +55,15 @@ func (e *endpoint) do(ctx context.Context, q request, success ...int) (*answer, 
 	defer closeBody(resp.Body)
 	if resp.Request != nil {
 		asked = resp.Request.URL // after redirects
+		e.redirected(asked)
 	}
 	if !slices.Contains(success, resp.StatusCode) {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
+		if !q.again && q.at == nil && e.wantsTLS(asked, resp, body) {
+			q.again = true
+			closeBody(resp.Body) // and give its turn back
+			return e.do(ctx, q, success...)
+		}
 		failed := newStatusError(q.op, q.method, asked, resp.StatusCode, resp.Header, body)
 		failed.Foreign = !e.isHost(asked)
 		return nil, failed
@@ -90,6 +96,10 @@ func (e *endpoint) send(ctx context.Context, q request) (resp *http.Response, as
 			e.answered(scheme)
 			return resp, asked, nil
 		}
+		if !q.again && e.refutes(scheme, err) {
+			q.again = true
+			return e.send(ctx, q)
+		}
 		if !wrongScheme(err) {
 			break
 		}
@@ -103,33 +113,47 @@ func (e *endpoint) sendTo(ctx context.Context, q request, to *url.URL) (*http.Re
 	if q.body != nil {
 		body = bytes.NewReader(q.body) // which http.NewRequest can rewind
 	}
-	req, err := http.NewRequestWithContext(ctx, q.method, to.String(), body)
+	req, err := http.NewRequestWithContext(ctx, q.method, "", body)
 	if err != nil {
 		return nil, err
 	}
-	for key, value := range q.header {
-		req.Header.Set(key, value)
+	req.URL, req.Host = to, to.Host
+	if q.accept != "" {
+		req.Header.Set("Accept", q.accept)
 	}
-	if e.owns(to) {
-		return e.auth.Do(req)
+	if q.contentType != "" {
+		req.Header.Set("Content-Type", q.contentType)
 	}
-	req.Header.Set("User-Agent", e.userAgent)
-	return e.anonymous.Do(req)
+	if !e.owns(to) {
+		req.Header.Set("User-Agent", e.userAgent)
+		return e.anonymous.Do(req)
+	}
+	resp, err := e.auth.Do(req)
+	if !e.challenges.mistaken(ctx, resp, err) {
+		return resp, err
+	}
+	if resp != nil {
+		closeBody(resp.Body)
+	}
+	return e.sendTo(ctx, q, to)
 }
 
 // failure says what is known when there is no answer to q.
 func (e *endpoint) failure(ctx context.Context, q request, asked *url.URL, err error) error {
 	var tokenError *Error
 	var credentials *CredentialError
+	var throttled *ThrottledError
 	var sending *url.Error
 	switch {
 	case ctx.Err() != nil || errors.Is(err, errClosed):
 		return newNoAnswer(ctx, q, asked, err)
 	case errors.As(err, &tokenError):
 		return fmt.Errorf("%s: %w", q.op, tokenError)
+	case errors.As(err, &throttled):
+		return fmt.Errorf("%s: %w", q.op, throttled)
 	case errors.As(err, &credentials):
 		return fmt.Errorf("%s: %w", q.op, credentials)
-	case errors.As(err, &sending):
+	case errors.As(err, &sending) && sending.Op != "parse":
 		return newNoAnswer(ctx, q, asked, sending.Err)
 	}
 	// What is left is the authentication client's own, and follows a 401: no

@@ -17,12 +17,12 @@ const maxRedirects = 10
 // layers. Above them all is the authentication client, so that a token request
 // passes them too.
 //
-//	repeat   reads only; each repeat takes a slot of its own
+//	repeat   reads only; each repeat takes a turn of its own
 //	token    what the authentication client does not keep of a token's answer
-//	slot     requests at once to one host, until the body is closed
+//	throttle how many requests a host gets, and what it gets after a pause
 //	send     whether a write may have reached the server; TLS; the connection
-func newTransport(send http.RoundTripper, s *slots, unsure func() bool) http.RoundTripper {
-	var t http.RoundTripper = &slotTransport{slots: s, next: send}
+func newTransport(send http.RoundTripper, hosts *throttles, unsure func() bool) http.RoundTripper {
+	var t http.RoundTripper = &throttleTransport{hosts: hosts, next: send}
 	t = &tokenTransport{next: t}
 	return &repeatTransport{next: t, unsure: unsure}
 }

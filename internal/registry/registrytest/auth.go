@@ -19,7 +19,8 @@ const tokenPath = "/token"
 type authorizer struct {
 	scheme         string // "", Basic or Bearer
 	user, password string
-	life           int // of a token, in seconds; 0 says nothing of it
+	refresh        string // token that is exchanged for others, instead of user and password
+	life           int    // of a token, in seconds; 0 says nothing of it
 
 	mu     sync.Mutex
 	issued int
@@ -34,11 +35,28 @@ func WithBasicAuth(user, password string) Option {
 }
 
 // WithTokenAuth wants tokens, which the registry's own token server gives to
-// user, for life seconds (0: it does not say).
+// user, for life seconds (0: it does not say). Without a user it gives them to
+// anybody who names none.
 func WithTokenAuth(user, password string, life int) Option {
 	return func(r *Registry) {
 		r.auth.scheme, r.auth.user, r.auth.password, r.auth.life = "Bearer", user, password, life
 	}
+}
+
+// WithIdentityToken wants tokens, which the registry's own token server gives
+// in exchange for token (OAuth2, grant type refresh_token), for life seconds.
+func WithIdentityToken(token string, life int) Option {
+	return func(r *Registry) {
+		r.auth.scheme, r.auth.refresh, r.auth.life = "Bearer", token, life
+	}
+}
+
+// IdentityTokenFile writes an auth.json with an identity token for name.
+func IdentityTokenFile(t testing.TB, name, token string) string {
+	t.Helper()
+	return writeAuthFile(t, name, map[string]string{
+		"auth": base64.StdEncoding.EncodeToString([]byte("<token>:")), "identitytoken": token,
+	})
 }
 
 // AuthFile writes an auth.json with user and password for name, a host or a
@@ -46,7 +64,12 @@ func WithTokenAuth(user, password string, life int) Option {
 func AuthFile(t testing.TB, name, user, password string) string {
 	t.Helper()
 	secret := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
-	content, err := json.Marshal(map[string]any{"auths": map[string]any{name: map[string]string{"auth": secret}}})
+	return writeAuthFile(t, name, map[string]string{"auth": secret})
+}
+
+func writeAuthFile(t testing.TB, name string, entry map[string]string) string {
+	t.Helper()
+	content, err := json.Marshal(map[string]any{"auths": map[string]any{name: entry}})
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "auth.json")
 	must(t, os.WriteFile(path, content, 0o600))
@@ -104,8 +127,19 @@ func (a *authorizer) challenge(w http.ResponseWriter, url string, request Reques
 	writeError(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 }
 
+// asked is what a request for a token wants it for, if it may have one.
+func (a *authorizer) asked(req *http.Request) (scopes []string, ok bool) {
+	if a.refresh != "" {
+		ok = req.FormValue("grant_type") == "refresh_token" && req.PostFormValue("refresh_token") == a.refresh
+		return strings.Fields(req.PostFormValue("scope")), ok
+	}
+	user, password, _ := req.BasicAuth()
+	return req.URL.Query()["scope"], user == a.user && password == a.password
+}
+
 func (a *authorizer) serveToken(w http.ResponseWriter, req *http.Request) {
-	if user, password, _ := req.BasicAuth(); user != a.user || password != a.password {
+	scopes, ok := a.asked(req)
+	if !ok {
 		writeError(w, http.StatusUnauthorized, "UNAUTHORIZED", "wrong user or password")
 		return
 	}
@@ -116,8 +150,8 @@ func (a *authorizer) serveToken(w http.ResponseWriter, req *http.Request) {
 	if a.tokens == nil {
 		a.tokens = make(map[string][]string)
 	}
-	a.tokens[value] = req.URL.Query()["scope"]
-	answer := map[string]any{"token": value}
+	a.tokens[value] = scopes
+	answer := map[string]any{"token": value, "access_token": value}
 	if a.life > 0 {
 		answer["expires_in"] = a.life
 	}

@@ -23,8 +23,10 @@ type Fault struct {
 	Times   int  // 0 is once
 	Applied bool // the registry does what was asked, only the answer is another
 
-	Hang bool // until the client or the registry goes
-	Cut  bool // before any answer
+	Hang       bool // until the client or the registry goes
+	Cut        bool // before any answer
+	CutRequest bool // in the middle of its body, of which half is read
+	CutAnswer  bool // in the middle of the answer, which is Status and Body
 
 	Status      int
 	Code        string // with Message makes a body of the usual form
@@ -82,6 +84,10 @@ func (m Match) matches(r Request) bool {
 }
 
 func (r *Registry) strike(w http.ResponseWriter, req *http.Request, f Fault) {
+	if f.CutRequest {
+		_, _ = io.CopyN(io.Discard, req.Body, req.ContentLength/2)
+		panic(http.ErrAbortHandler)
+	}
 	// A server notices that its client has gone once the body is read.
 	_, _ = io.Copy(io.Discard, req.Body)
 	switch {
@@ -99,6 +105,13 @@ func (r *Registry) strike(w http.ResponseWriter, req *http.Request, f Fault) {
 	}
 	if f.RetryAfter != "" {
 		w.Header().Set("Retry-After", f.RetryAfter)
+	}
+	if f.CutAnswer {
+		w.Header().Set("Content-Type", f.ContentType)
+		w.WriteHeader(f.Status)
+		_, _ = io.WriteString(w, f.Body)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
 	}
 	if f.Body != "" || f.Code == "" && f.Message == "" {
 		w.Header().Set("Content-Type", f.ContentType)

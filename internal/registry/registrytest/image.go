@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -123,7 +124,7 @@ func (r *Registry) Put(t testing.TB, repository, reference, mediaType string, bo
 	if reference == "" {
 		reference = d
 	}
-	w := r.inside(http.MethodPut, "/v2/"+repository+"/manifests/"+reference, mediaType, body)
+	w := r.inside(t.Context(), http.MethodPut, "/v2/"+repository+"/manifests/"+reference, mediaType, body)
 	if w.Code != http.StatusCreated {
 		t.Fatalf("put manifest %s of %s: %d %s", reference, repository, w.Code, w.Body)
 	}
@@ -134,7 +135,7 @@ func (r *Registry) Put(t testing.TB, repository, reference, mediaType string, bo
 func (r *Registry) PutBlob(t testing.TB, repository string, body []byte) string {
 	t.Helper()
 	d := digest.FromBytes(body).String()
-	w := r.inside(http.MethodPost, "/v2/"+repository+"/blobs/uploads/?digest="+d, "", body)
+	w := r.inside(t.Context(), http.MethodPost, "/v2/"+repository+"/blobs/uploads/?digest="+d, "", body)
 	if w.Code != http.StatusCreated {
 		t.Fatalf("put blob %s of %s: %d %s", d, repository, w.Code, w.Body)
 	}
@@ -145,34 +146,26 @@ func (r *Registry) PutBlob(t testing.TB, repository string, body []byte) string 
 // Get returns a stored manifest, or ok false when there is none. It is not
 // counted as a request.
 func (r *Registry) Get(repository, reference string) (mediaType string, body []byte, ok bool) {
-	w := r.inside(http.MethodGet, "/v2/"+repository+"/manifests/"+reference, "", nil)
-	return w.Header().Get("Content-Type"), w.Body.Bytes(), w.Code == http.StatusOK
+	return r.manifest(context.Background(), repository, reference)
 }
 
 // Blob returns a blob of the repository, or ok false when it has none such. It
 // is not counted as a request.
 func (r *Registry) Blob(repository, d string) (body []byte, ok bool) {
+	return r.blob(context.Background(), repository, d)
+}
+
+func (r *Registry) manifest(ctx context.Context, repository, reference string) (mediaType string, body []byte, ok bool) {
+	w := r.inside(ctx, http.MethodGet, "/v2/"+repository+"/manifests/"+reference, "", nil)
+	return w.Header().Get("Content-Type"), w.Body.Bytes(), w.Code == http.StatusOK
+}
+
+func (r *Registry) blob(ctx context.Context, repository, d string) (body []byte, ok bool) {
 	if !r.holds(repository, d) {
 		return nil, false
 	}
-	w := r.inside(http.MethodGet, "/v2/"+repository+"/blobs/"+d, "", nil)
+	w := r.inside(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+d, "", nil)
 	return w.Body.Bytes(), w.Code == http.StatusOK
-}
-
-// missingBlobs are those a manifest names and the repository does not have.
-func (r *Registry) missingBlobs(repository string, body []byte) []string {
-	var m struct {
-		Config Descriptor   `json:"config"`
-		Layers []Descriptor `json:"layers"`
-	}
-	_ = json.Unmarshal(body, &m)
-	var missing []string
-	for _, d := range append(m.Layers, m.Config) {
-		if d.Digest != "" && !r.holds(repository, d.Digest) {
-			missing = append(missing, d.Digest)
-		}
-	}
-	return missing
 }
 
 func parsePlatform(platform string) *Platform {

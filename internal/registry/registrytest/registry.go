@@ -28,8 +28,18 @@ type Registry struct {
 	server *httptest.Server
 	tls    bool
 	single bool // a single POST uploads
-	strict bool // a manifest needs its blobs
+	strict bool // a manifest needs what it names
 	auth   authorizer
+
+	referrers     referrersAPI
+	immutable     Immutable
+	fullConfigs   bool
+	harbor        bool
+	noDelete      bool
+	contentDigest func(right string) string // as it is said, empty if not at all; nil: as it is
+	uploads       UploadLocation
+	redirects     bool
+	storage       *httptest.Server
 
 	closing chan struct{} // lets go of requests that hang
 
@@ -46,17 +56,11 @@ type Option func(*Registry)
 // WithTLS serves https. Clients trust it through CertsDir.
 func WithTLS() Option { return func(r *Registry) { r.tls = true } }
 
-// WithoutSinglePost answers a single POST with 202, as distribution does.
-func WithoutSinglePost() Option { return func(r *Registry) { r.single = false } }
-
-// WithLooseManifests accepts manifests whose blobs are missing.
-func WithLooseManifests() Option { return func(r *Registry) { r.strict = false } }
-
 // New starts a registry.
 func New(t testing.TB, options ...Option) *Registry {
 	t.Helper()
 	r := &Registry{
-		store:   registry.New(registry.Logger(log.New(io.Discard, "", 0))),
+		store:   registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true)),
 		single:  true,
 		strict:  true,
 		closing: make(chan struct{}),
@@ -72,6 +76,9 @@ func New(t testing.TB, options ...Option) *Registry {
 		r.server.StartTLS()
 	} else {
 		r.server.Start()
+	}
+	if r.needsStorage() {
+		r.startStorage(t)
 	}
 	t.Cleanup(func() {
 		close(r.closing)
@@ -117,14 +124,20 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 
 func (r *Registry) handle(w http.ResponseWriter, req *http.Request, request Request) {
 	switch {
+	case request.Kind == KindStorage:
+		r.serveStorage(w, req, request)
 	case request.Kind == KindToken:
 		r.auth.serveToken(w, req)
 	case !r.auth.allows(req, request):
 		r.auth.challenge(w, r.URL(), request)
-	case request.Kind == KindManifest && req.Method == http.MethodGet:
-		r.getManifest(w, req)
+	case request.Kind == KindManifest && (req.Method == http.MethodGet || req.Method == http.MethodHead):
+		r.getManifest(w, req, request)
 	case request.Kind == KindManifest && req.Method == http.MethodPut:
 		r.putManifest(w, req, request)
+	case request.Kind == KindManifest && req.Method == http.MethodDelete:
+		r.deleteManifest(w, req)
+	case request.Kind == KindReferrers:
+		r.listReferrers(w, req, request)
 	case request.Kind == KindBlob:
 		r.getBlob(w, req, request)
 	case request.Kind == KindUpload:
@@ -132,64 +145,6 @@ func (r *Registry) handle(w http.ResponseWriter, req *http.Request, request Requ
 	default:
 		r.store.ServeHTTP(w, req)
 	}
-}
-
-// getManifest hides a manifest whose type the client does not name, as
-// distribution does.
-func (r *Registry) getManifest(w http.ResponseWriter, req *http.Request) {
-	stored := httptest.NewRecorder()
-	r.store.ServeHTTP(stored, req)
-	accepted := strings.Join(req.Header.Values("Accept"), ",")
-	mediaType := stored.Header().Get("Content-Type")
-	if stored.Code == http.StatusOK && !strings.Contains(accepted, mediaType) {
-		writeError(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest found, but accept header does not support its type")
-		return
-	}
-	replay(w, stored)
-}
-
-func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, request Request) {
-	body, err := io.ReadAll(req.Body)
-	if err != nil {
-		return
-	}
-	if r.strict {
-		if missing := r.missingBlobs(request.Repository, body); len(missing) > 0 {
-			writeError(w, http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry: "+missing[0])
-			return
-		}
-	}
-	req.Body = io.NopCloser(strings.NewReader(string(body)))
-	r.store.ServeHTTP(w, req)
-}
-
-// getBlob keeps the blobs of repositories apart, which the store does not.
-func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, request Request) {
-	if !r.holds(request.Repository, request.Reference) {
-		writeError(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown to registry")
-		return
-	}
-	r.store.ServeHTTP(w, req)
-}
-
-func (r *Registry) upload(w http.ResponseWriter, req *http.Request, request Request) {
-	d := req.URL.Query().Get("digest")
-	if req.Method == http.MethodPost && d != "" {
-		if req.Header.Get("Content-Type") != "application/octet-stream" {
-			writeError(w, http.StatusUnsupportedMediaType, "UNSUPPORTED", "an upload is application/octet-stream")
-			return
-		}
-		if !r.single {
-			req = req.Clone(req.Context())
-			req.URL.RawQuery = ""
-		}
-	}
-	done := httptest.NewRecorder()
-	r.store.ServeHTTP(done, req)
-	if done.Code == http.StatusCreated {
-		r.hold(request.Repository, d)
-	}
-	replay(w, done)
 }
 
 func (r *Registry) hold(repository, digest string) {
@@ -206,8 +161,8 @@ func (r *Registry) holds(repository, digest string) bool {
 
 // inside is a request that a test makes of the store itself: not counted, not
 // failed, not authorized.
-func (r *Registry) inside(method, path, contentType string, body []byte) *httptest.ResponseRecorder {
-	req := httptest.NewRequestWithContext(context.Background(), method, path, strings.NewReader(string(body)))
+func (r *Registry) inside(ctx context.Context, method, path, contentType string, body []byte) *httptest.ResponseRecorder {
+	req := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(string(body)))
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
@@ -224,6 +179,13 @@ type statusRecorder struct {
 func (w *statusRecorder) WriteHeader(status int) {
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusRecorder) Write(body []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(body)
 }
 
 // Unwrap lets a fault get at the connection.

@@ -16,6 +16,7 @@ const (
 	KindUpload    Kind = "upload"
 	KindReferrers Kind = "referrers"
 	KindToken     Kind = "token"
+	KindStorage   Kind = "storage" // of a blob, at the host that the registry sends to
 	KindOther     Kind = "other"
 )
 
@@ -28,14 +29,16 @@ type Request struct {
 	Query      string
 	Status     int // 0 while under way or when there was no answer
 	Header     http.Header
+	Proto      string // HTTP/1.1 or HTTP/2.0
 }
 
 // String is how requests are counted: "GET manifest".
 func (r Request) String() string { return r.Method + " " + string(r.Kind) }
 
 func parseRequest(req *http.Request) Request {
-	r := Request{Method: req.Method, Kind: KindOther, Query: req.URL.RawQuery, Header: req.Header.Clone()}
-	path, ok := strings.CutPrefix(req.URL.Path, "/v2/")
+	r := Request{Method: req.Method, Kind: KindOther, Query: req.URL.RawQuery, Header: req.Header.Clone(), Proto: req.Proto}
+	path, inStorage := strings.CutPrefix(req.URL.Path, storagePath)
+	path, ok := strings.CutPrefix(path, "/v2/")
 	switch {
 	case req.URL.Path == tokenPath:
 		r.Kind = KindToken
@@ -57,6 +60,9 @@ func parseRequest(req *http.Request) Request {
 	} {
 		if i := strings.LastIndex(path, part.between); i >= 0 {
 			r.Kind, r.Repository, r.Reference = part.kind, path[:i], path[i+len(part.between):]
+			if inStorage {
+				r.Kind = KindStorage
+			}
 			return r
 		}
 	}

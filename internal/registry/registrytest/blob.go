@@ -1,0 +1,137 @@
+package registrytest
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// WithoutSinglePost answers a single POST with 202, as distribution does.
+func WithoutSinglePost() Option { return func(r *Registry) { r.single = false } }
+
+// UploadLocation is the form of the Location at which an upload goes on.
+type UploadLocation int
+
+// The forms of an upload's Location.
+const (
+	UploadRelative  UploadLocation = iota // a path alone
+	UploadWithState                       // a path and a query, which has to come back as it was
+	UploadAbsolute                        // a whole URL, with such a query
+	UploadToStorage                       // a signed URL of another host
+)
+
+// WithUploadLocation answers the beginning of each upload with 202 and a
+// Location of that form. It implies WithoutSinglePost.
+func WithUploadLocation(form UploadLocation) Option {
+	return func(r *Registry) { r.single, r.uploads = false, form }
+}
+
+// WithRedirects serves blobs by redirects to signed URLs of another host, the
+// storage. Its requests are of Kind KindStorage. It refuses, as S3 does, a
+// request that has credentials beside the signature.
+func WithRedirects() Option { return func(r *Registry) { r.redirects = true } }
+
+// uploadState is hard to get right for whoever parses it and puts it together
+// again.
+const uploadState = "_state=a%2Fb%2Bc%3D&flag&_state=2"
+
+const (
+	storagePath      = "/storage"
+	storageSignature = "X-Amz-Signature=hidden%2Fhere"
+)
+
+func (r *Registry) needsStorage() bool { return r.redirects || r.uploads == UploadToStorage }
+
+// startStorage starts the other host.
+func (r *Registry) startStorage(t testing.TB) {
+	r.storage = httptest.NewUnstartedServer(http.HandlerFunc(r.serve))
+	r.storage.Config.ErrorLog = r.server.Config.ErrorLog
+	if r.tls {
+		r.storage.StartTLS()
+	} else {
+		r.storage.Start()
+	}
+	t.Cleanup(r.storage.Close)
+}
+
+// getBlob keeps the blobs of repositories apart, which the store does not.
+func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, request Request) {
+	switch {
+	case !r.holds(request.Repository, request.Reference):
+		writeError(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown to registry")
+	case r.redirects && (req.Method == http.MethodGet || req.Method == http.MethodHead):
+		w.Header().Set("Location", r.signed(req.URL.Path))
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	default:
+		r.store.ServeHTTP(w, req)
+	}
+}
+
+func (r *Registry) upload(w http.ResponseWriter, req *http.Request, request Request) {
+	d := req.URL.Query().Get("digest")
+	if req.Method == http.MethodPost && d != "" {
+		if req.Header.Get("Content-Type") != "application/octet-stream" {
+			writeError(w, http.StatusUnsupportedMediaType, "UNSUPPORTED", "an upload is application/octet-stream")
+			return
+		}
+		if !r.single {
+			req = req.Clone(req.Context())
+			req.URL.RawQuery = ""
+		}
+	}
+	if req.Method == http.MethodPut && (r.uploads == UploadWithState || r.uploads == UploadAbsolute) {
+		if !strings.HasPrefix(req.URL.RawQuery, uploadState+"&") {
+			writeError(w, http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "the state of the upload is not what it was")
+			return
+		}
+	}
+	done := httptest.NewRecorder()
+	r.store.ServeHTTP(done, req)
+	if done.Code == http.StatusCreated {
+		r.hold(request.Repository, d)
+	}
+	if location := done.Header().Get("Location"); done.Code == http.StatusAccepted && location != "" {
+		done.Header().Set("Location", r.uploadLocation(location))
+	}
+	replay(w, done)
+}
+
+func (r *Registry) uploadLocation(path string) string {
+	switch r.uploads {
+	case UploadWithState:
+		return path + "?" + uploadState
+	case UploadAbsolute:
+		return r.URL() + path + "?" + uploadState
+	case UploadToStorage:
+		return r.signed(path)
+	}
+	return path
+}
+
+func (r *Registry) signed(path string) string {
+	return r.storage.URL + storagePath + path + "?" + storageSignature
+}
+
+// serveStorage is what the registry itself would do, for whoever has the
+// signature and nothing else.
+func (r *Registry) serveStorage(w http.ResponseWriter, req *http.Request, request Request) {
+	if req.Header.Get("Authorization") != "" {
+		http.Error(w, "InvalidArgument: Only one auth mechanism allowed", http.StatusBadRequest)
+		return
+	}
+	if !strings.HasPrefix(req.URL.RawQuery, storageSignature) {
+		http.Error(w, "SignatureDoesNotMatch", http.StatusForbidden)
+		return
+	}
+	d := req.URL.Query().Get("digest")
+	inner := req.Clone(req.Context())
+	inner.URL = &url.URL{Path: strings.TrimPrefix(req.URL.Path, storagePath), RawQuery: url.Values{"digest": {d}}.Encode()}
+	done := httptest.NewRecorder()
+	r.store.ServeHTTP(done, inner)
+	if done.Code == http.StatusCreated {
+		r.hold(request.Repository, d)
+	}
+	replay(w, done)
+}
