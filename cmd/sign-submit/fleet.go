@@ -128,3 +128,12 @@ func shellWord(word string) string {
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
+
+// shellWords quotes several words for a shell.
+func shellWords(words []string) string {
+	quoted := make([]string, 0, len(words))
+	for _, word := range words {
+		quoted = append(quoted, shellWord(word))
+	}
+	return strings.Join(quoted, " ")
+}

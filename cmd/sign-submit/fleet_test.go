@@ -62,7 +62,7 @@ func workers(ts *testscript.TestScript, _ bool, args []string) {
 		until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		ts.Check(f.conn.Announce(f.t.Context(), queue.Presence{
 			Worker: "one", Host: "node-1", Program: "v1.2.3", Jobs: 8, EventJobs: 2, InWork: 5, StartedAt: until,
-			Hosts: []queue.HostState{{Host: "registry.example.org", Open: true, Until: until, Reason: "5 failures in a row: network"}, {Host: "docker.io", InWork: 2}},
+			Hosts: []queue.HostState{{Host: "registry.example.org", Open: true, Until: until, Reason: "5 failures in a row: network"}, {Host: "docker.io", InWork: 2, Demand: 2, Accepted: 23.75, FailedRate: 99.6, FailedAgo: queue.Seconds(3 * time.Second)}},
 		}))
 		ts.Check(f.conn.Announce(f.t.Context(), queue.Presence{Worker: "two", Host: "node-2", Program: "v1.2.3", Jobs: 4, StartedAt: until, Draining: true}))
 	case "gone":

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,8 +30,9 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 		return fmt.Errorf("image list %s: %w", s.File, err)
 	}
 	asked := s.submission()
-	asked.Keys, asked.Format = []string{st.Key.Fingerprint()}, s.Format
-
+	if asked.Keys, asked.Format, asked.Signing, err = signedWith(st, s.Signing); err != nil {
+		return program.UsageError{Err: err}
+	}
 	dir, err := claimState(s, asked)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 	return concludeHere(ctx, workErr, submission, s, std, dir)
 }
 
-// stationHere opens the key, and says how much is signed at once.
+// stationHere opens the keys, and says how much is signed at once.
 func stationHere(ctx context.Context, signing config.Signing, source *config.Source, log *zap.Logger, std streams) (*station.Station, worker.Options, error) {
 	limits := station.Limits(signing, config.WorkerName())
 	limits.EventJobs, limits.Heartbeat = 0, embeddedHeartbeat
@@ -174,7 +174,7 @@ func claimState(s *settings, o submit.Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := stateDir(root, append([]string{hash, o.List.Registry, o.List.Project, o.Format}, slices.Concat(o.Keys, []string{""}, o.Platforms)...))
+	dir := stateDir(root, stateIdentity(hash, o))
 	removeFinished(root, dir)
 	return dir, nil
 }

@@ -83,6 +83,7 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 	command.AddCommand(
 		statusCommand(std), waitCommand(std), failedCommand(std), resultsCommand(std), retryCommand(std),
 		cancelCommand(std), pauseCommand(std), resumeCommand(std), batchesCommand(std),
+		validateCommand(std), inspectCommand(std), generateKeyCommand(std),
 	)
 	return program.Run(command, args, stdout, stderr)
 }

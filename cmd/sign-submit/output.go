@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -118,6 +119,9 @@ func printReport(out io.Writer, output string, e ending) error {
 	if e.FailedList != "" {
 		say(out, "failed list: %s, reasons: %s\n", e.FailedList, e.Reasons)
 	}
+	if e.Hidden > 0 {
+		say(out, "%d signatures are hidden from cosign verify 3 by bundles on what they sign; sign with --format tag,referrer\n", e.Hidden)
+	}
 	return nil
 }
 
@@ -142,8 +146,20 @@ func newProgress(out io.Writer) *progress {
 	return &progress{out: out, terminal: ok && term.IsTerminal(int(f.Fd())), shown: time.Now()}
 }
 
-// show prints a line now and then.
+// show prints a line on a batch now and then.
 func (p *progress) show(now submit.Progress) {
+	p.tell(func() string {
+		total := "?"
+		if now.Total > 0 {
+			total = strconv.Itoa(now.Total)
+		}
+		return fmt.Sprintf("%d of %s done: %d signed, %d signed already, %d skipped, %d failed",
+			now.Done(), total, now.Signed, now.AlreadySigned, now.Skipped, now.Failed())
+	})
+}
+
+// tell prints a line when it is time for one.
+func (p *progress) tell(line func() string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	every, begin, end := progressElsewhere, "", "\n"
@@ -154,12 +170,7 @@ func (p *progress) show(now submit.Progress) {
 		return
 	}
 	p.shown, p.open = time.Now(), p.terminal
-	total := "?"
-	if now.Total > 0 {
-		total = strconv.Itoa(now.Total)
-	}
-	say(p.out, "%s%d of %s done: %d signed, %d signed already, %d skipped, %d failed%s",
-		begin, now.Done(), total, now.Signed, now.AlreadySigned, now.Skipped, now.Failed(), end)
+	say(p.out, "%s%s%s", begin, line(), end)
 }
 
 // interject says something else in between.

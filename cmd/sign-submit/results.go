@@ -16,8 +16,9 @@ import (
 	"github.com/signfleet/signfleet/internal/submit"
 )
 
-const resultsLong = `results prints every digest of a batch that is signed: of which image, for which
-platform, with which key, how the signature is attached, and where.
+const resultsLong = `results prints every signature of a batch: of which image and digest, for which
+platform, with which key, how it is attached and where, by what name where there
+are several, and whether it is hidden from cosign verify (--report-hidden).
 
 Without --nats-url it looks into the state directories of the submissions that
 sign in their own process.
@@ -29,7 +30,7 @@ const resultsExample = `  sign-submit results nightly --nats-url nats://nats.exa
 
 func resultsCommand(std streams) *cobra.Command {
 	command := &cobra.Command{
-		Use: "results BATCH", Short: "Print every signed digest of a batch", Long: resultsLong, Example: resultsExample,
+		Use: "results BATCH", Short: "Print every signature of a batch", Long: resultsLong, Example: resultsExample,
 		Args: oneBatch,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := readAsking(cmd.Flags(), std, outputText, outputJSON, outputCSV)
@@ -43,7 +44,7 @@ func resultsCommand(std streams) *cobra.Command {
 	return command
 }
 
-// results prints the signed digests of a batch, as they come: of a large batch
+// results prints the signatures of a batch, as they come: of a large batch
 // there are millions.
 func (a *asking) results(ctx context.Context, id string, std streams) error {
 	batch, where, err := a.find(ctx, id)
@@ -116,12 +117,12 @@ func (w *resultsJSON) end() error {
 type resultsCSV struct{ *csv.Writer }
 
 func (w resultsCSV) begin() error {
-	return w.Write([]string{"batch", "line", "reference", "image", "platform", "digest", "key", "format", "attachment", "already", "finished_at"})
+	return w.Write([]string{"batch", "line", "reference", "image", "platform", "digest", "key", "format", "attachment", "already", "finished_at", "identity", "hidden"})
 }
 
 func (w resultsCSV) add(r submit.Result) error {
 	return w.Write([]string{r.Batch, string(r.Line), r.Reference, r.Image, r.Platform, r.Digest, r.Key, r.Format, r.Attachment,
-		strconv.FormatBool(r.Already), r.FinishedAt.Format(time.RFC3339Nano)})
+		strconv.FormatBool(r.Already), r.FinishedAt.Format(time.RFC3339Nano), r.Identity, strconv.FormatBool(r.Hidden)})
 }
 
 func (w resultsCSV) end() error {
@@ -132,7 +133,7 @@ func (w resultsCSV) end() error {
 // resultsAligned is how many lines have their columns aligned with each other.
 const resultsAligned = 1000
 
-// resultsText writes a line for each digest.
+// resultsText writes a line for each signature.
 type resultsText struct {
 	out  io.Writer
 	page table
@@ -140,12 +141,16 @@ type resultsText struct {
 }
 
 func (w *resultsText) begin() error {
-	w.page = newTable(w.out, "IMAGE", "PLATFORM", "DIGEST", "KEY", "FORMAT")
+	w.page = newTable(w.out, "IMAGE", "PLATFORM", "DIGEST", "KEY", "FORMAT", "IDENTITY")
 	return nil
 }
 
 func (w *resultsText) add(r submit.Result) error {
-	w.page.row(r.Reference, r.Platform, r.Digest, shortened(r.Key), r.Format)
+	format := r.Format
+	if r.Hidden {
+		format += " (hidden)"
+	}
+	w.page.row(r.Reference, r.Platform, r.Digest, shortened(r.Key), format, r.Identity)
 	if w.rows++; w.rows%resultsAligned != 0 {
 		return nil
 	}

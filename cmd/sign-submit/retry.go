@@ -25,8 +25,8 @@ that failed or were cancelled; with --class only for those that failed that way.
 Of a fleet it returns at once: sign-submit wait BATCH follows what becomes of it.
 
 Without --nats-url it looks into the state directories of the submissions that
-sign in their own process, and signs in this one, to the end. The key must be that
-of the batch.
+sign in their own process, and signs in this one, to the end. The keys, and
+all that decides what the signatures are, must be those of the batch.
 
 Exit status: 0 asked for, and without --nats-url signed; 1 an error, or without
 --nats-url some failed again; 2 a mistake in the settings; 130 interrupted.`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/signfleet/signfleet/cmd/internal/program"
 	"github.com/signfleet/signfleet/cmd/internal/station"
@@ -13,7 +14,7 @@ import (
 	"github.com/signfleet/signfleet/internal/worker"
 )
 
-// bench is where this process signs: a key, and how much at once.
+// bench is where this process signs: keys, and how much at once.
 type bench struct {
 	*station.Station
 	limits worker.Options
@@ -60,7 +61,7 @@ func (r *retrySettings) signOneAgain(ctx context.Context, b bench, id string, an
 	return r.signIn(ctx, where, b, id, answer, std)
 }
 
-// signAllAgain leaves out what cannot be signed with this key.
+// signAllAgain leaves out what cannot be signed with these keys and settings.
 func (r *retrySettings) signAllAgain(ctx context.Context, b bench, answer *askedAgain, std streams) error {
 	_, dirs, err := r.asking.dirs()
 	if err != nil {
@@ -133,16 +134,36 @@ func (r *retrySettings) signIn(ctx context.Context, where *place, b bench, id st
 // checkSame refuses a batch whose signatures would be others than those that
 // were asked for, and one whose list was not read to its end.
 func (r *retrySettings) checkSame(record queue.Batch, b bench) error {
-	key, id := b.Key.Fingerprint(), record.ID
-	switch {
-	case !record.Published:
+	id, options := record.ID, record.Options
+	if !record.Published {
 		return &otherBatchError{fmt.Sprintf("batch %s was not submitted to its end: run the command that submitted it again", id)}
-	case !slices.Equal(record.Options.Keys, []string{key}):
-		return program.UsageError{Err: &otherBatchError{fmt.Sprintf("batch %s is signed with another key than the one of --sigstore-key (%s): give that of the batch (%s)", id, key, orList(record.Options.Keys))}}
-	case record.Options.Format != r.Signing.Format:
-		return program.UsageError{Err: &otherBatchError{fmt.Sprintf("batch %s is signed with --format %s: give the same one", id, record.Options.Format)}}
 	}
-	return nil
+	keys, format, signing, err := signedWith(b.Station, r.Signing)
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	var reason string
+	switch {
+	case !slices.Equal(options.Keys, keys):
+		reason = fmt.Sprintf("is signed with other keys than those of --sigstore-key (%s): give those of the batch (%s)", strings.Join(keys, ", "), strings.Join(options.Keys, ", "))
+	case options.Format != format:
+		reason = fmt.Sprintf("is signed with --format %s: give the same", options.Format)
+	case !options.Signing.Equal(signing):
+		reason = otherFlags(signingFlags(options.Signing), signingFlags(signing))
+	default:
+		return nil
+	}
+	return program.UsageError{Err: &otherBatchError{fmt.Sprintf("batch %s %s", id, reason)}}
+}
+
+// otherFlags says what to give in place of the flags that were given.
+func otherFlags(asked, given []string) string {
+	missing := slices.DeleteFunc(slices.Clone(asked), func(flag string) bool { return slices.Contains(given, flag) })
+	if len(missing) > 0 {
+		return "is signed with " + shellWords(missing) + ": give the same"
+	}
+	more := slices.DeleteFunc(slices.Clone(given), func(flag string) bool { return slices.Contains(asked, flag) })
+	return "is signed without " + shellWords(more) + ": leave that out"
 }
 
 // reportAgain notes how a retried batch has ended, and closes it.

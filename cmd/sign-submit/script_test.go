@@ -1,6 +1,11 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
 	"os/exec"
@@ -23,7 +28,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the promises of the command line, one file each, against a
 // registry ($REGISTRY) and keys of the script's own: cosign.key with the
-// passphrase in pass.txt, empty.key with an empty one.
+// passphrase in pass.txt, empty.key with an empty one, plain.key with none.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -64,7 +69,7 @@ func setUpScript(env *testscript.Env) error {
 	env.Setenv("SIGNFLEET_BACKOFF", "10ms")
 	keys := scriptKeys()
 	for name, content := range map[string][]byte{
-		"cosign.key": keys.private, "cosign.pub": keys.public, "empty.key": keys.empty, "pass.txt": []byte("secret words\n"),
+		"cosign.key": keys.private, "cosign.pub": keys.public, "empty.key": keys.empty, "plain.key": keys.plain, "pass.txt": []byte("secret words\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(env.Cd, name), content, 0o600); err != nil {
 			return err
@@ -82,19 +87,33 @@ func setUpScript(env *testscript.Env) error {
 	return nil
 }
 
-type keyPair struct{ private, public, empty []byte }
+type keyPair struct{ private, public, empty, plain []byte }
 
 // scriptKeys are made once: encrypting a key takes a good part of a second.
 var scriptKeys = sync.OnceValue(func() keyPair {
 	var keys keyPair
-	var err, emptyErr error
+	var err, emptyErr, plainErr error
 	keys.private, keys.public, err = sign.GenerateKey([]byte("secret words"))
 	keys.empty, _, emptyErr = sign.GenerateKey([]byte{})
-	if err := errors.Join(err, emptyErr); err != nil {
+	keys.plain, plainErr = plainKey()
+	if err := errors.Join(err, emptyErr, plainErr); err != nil {
 		panic(err)
 	}
 	return keys
 })
+
+// plainKey is a new private key without a passphrase.
+func plainKey() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
 
 // exits runs a program and checks its exit status: exits 2 sign-submit ...
 func exits(ts *testscript.TestScript, _ bool, args []string) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/signfleet/signfleet/internal/queue/embedded"
+	"github.com/signfleet/signfleet/internal/submit"
 )
 
 // embeddedHeartbeat fits the short ack wait of an embedded queue.
@@ -38,6 +39,18 @@ func stateRoot(named string, getenv func(string) string) (string, error) {
 		return "", errors.New("no place to remember what is done: neither XDG_STATE_HOME nor HOME is set; name one with --state-dir")
 	}
 	return filepath.Join(home, ".local", "state", "signfleet"), nil
+}
+
+// stateIdentity is what makes a submission this one, given the hash of its list.
+// What is not the default comes last, so that without it the directory is that
+// of earlier versions.
+func stateIdentity(list string, o submit.Options) []string {
+	parts := []string{list, o.List.Registry, o.List.Project, o.Format}
+	parts = slices.Concat(parts, o.Keys, []string{""}, o.Platforms)
+	if flags := signingFlags(o.Signing); len(flags) > 0 {
+		parts = slices.Concat(parts, []string{""}, flags)
+	}
+	return parts
 }
 
 // stateDir is the directory of one submission: all that decides what is signed

@@ -23,6 +23,9 @@ func printStatus(w io.Writer, s submit.Status) error {
 		say(w, ", %d pending, of which %d are in the queue or in work", s.Pending, s.Waiting)
 	}
 	say(w, "\n")
+	if s.Hidden > 0 {
+		say(w, "hidden     %d signatures, from cosign verify 3\n", s.Hidden)
+	}
 	if s.Cancelled != nil {
 		say(w, "cancelled  %s UTC\n", moment(*s.Cancelled))
 	}
@@ -99,7 +102,10 @@ func printFleet(w io.Writer, f fleetOverview) error {
 	if err := t.end(); err != nil {
 		return err
 	}
-	return printOpenBreakers(w, f.Workers)
+	if err := printOpenBreakers(w, f.Workers); err != nil {
+		return err
+	}
+	return printThrottled(w, f.Workers)
 }
 
 func workerState(p queue.Presence) string {
@@ -124,6 +130,36 @@ func printOpenBreakers(w io.Writer, workers []queue.Presence) error {
 	}
 	say(w, "\n")
 	t := newTable(w, "REGISTRY LEFT ALONE", "BY WORKER", "UNTIL (UTC)", "WHY")
+	for _, row := range rows {
+		t.row(row...)
+	}
+	return t.end()
+}
+
+// printThrottled shows which registries want fewer requests than there are, and
+// how many a second each worker has answered there.
+func printThrottled(w io.Writer, workers []queue.Presence) error {
+	var rows [][]string
+	for _, p := range workers {
+		for _, h := range p.Hosts {
+			if h.PausedFor == 0 && h.FailedRate == 0 {
+				continue
+			}
+			until, limit := "-", "-"
+			if h.PausedFor > 0 {
+				until = p.SeenAt.Add(time.Duration(h.PausedFor)).UTC().Format(time.TimeOnly)
+			}
+			if h.FailedRate > 0 {
+				limit = strconv.FormatFloat(h.FailedRate, 'f', 0, 64)
+			}
+			rows = append(rows, []string{h.Host, p.Worker, strconv.FormatFloat(h.Accepted, 'f', 1, 64), limit, until})
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	say(w, "\n")
+	t := newTable(w, "REGISTRY THAT LIMITS", "WORKER", "ANSWERS A SECOND", "TOO MUCH FOR THE FLEET", "PAUSED UNTIL (UTC)")
 	for _, row := range rows {
 		t.row(row...)
 	}

@@ -26,7 +26,7 @@ func main() {
 }
 
 const long = `sign-worker takes requests to sign container images from a NATS JetStream server
-and signs each image in its registry with a Sigstore key. Start as many as you
+and signs each image in its registry with Sigstore keys. Start as many as you
 like, on as many machines as you like: each request is signed by one of them,
 and by another if that one dies.
 
@@ -165,7 +165,7 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
-	s.log.Info("serving", zap.String("worker", limits.Name), zap.String("key", st.Key.Fingerprint()),
+	s.log.Info("serving", zap.String("worker", limits.Name), zap.Strings("keys", st.Fingerprints()),
 		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.Int("partitions", conn.Partitions()), zap.String("version", station.Version()))
 	return run(ctx, w, limits.ShutdownGrace, s.log)
 }

@@ -6,10 +6,12 @@
 package config
 
 import (
+	"encoding/csv"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -127,17 +129,21 @@ func (s *Source) Given(name string) bool {
 }
 
 // VisitGiven calls visit for each setting that was given, in the order of their
-// names, with its value as one would write it on the command line.
+// names, with its value as one would write it on the command line: once for each
+// value of a flag that takes one at a time.
 func (s *Source) VisitGiven(visit func(name, value string)) {
 	s.flags.VisitAll(func(flag *pflag.Flag) {
-		if !s.Given(flag.Name) {
-			return
+		switch {
+		case !s.Given(flag.Name):
+		case flag.Value.Type() == "stringArray":
+			for _, value := range s.list(flag.Name) {
+				visit(flag.Name, value)
+			}
+		case flag.Value.Type() == "stringSlice":
+			visit(flag.Name, commaSeparated(s.list(flag.Name)))
+		default:
+			visit(flag.Name, s.valueText(flag))
 		}
-		value := s.valueText(flag)
-		if flag.Value.Type() == "stringSlice" {
-			value = strings.Trim(value, "[]")
-		}
-		visit(flag.Name, value)
 	})
 }
 
@@ -146,10 +152,38 @@ func (s *Source) valueText(flag *pflag.Flag) string {
 	switch flag.Value.Type() {
 	case "duration":
 		return s.v.GetDuration(flag.Name).String()
-	case "stringSlice":
-		return "[" + strings.Join(s.v.GetStringSlice(flag.Name), ",") + "]"
+	case "stringSlice", "stringArray":
+		return "[" + commaSeparated(s.list(flag.Name)) + "]"
+	case "float64":
+		return strconv.FormatFloat(s.v.GetFloat64(flag.Name), 'g', -1, 64)
 	}
 	return s.v.GetString(flag.Name)
+}
+
+// list is a setting of several values. One text for all of them, in the
+// environment or the file, has commas between them, as when it is read Into.
+func (s *Source) list(name string) []string {
+	text, ok := s.v.Get(name).(string)
+	switch {
+	case !ok:
+		return s.v.GetStringSlice(name)
+	case text == "":
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+// commaSeparated writes values as a flag reads them: in quotes where one has a
+// comma of its own.
+func commaSeparated(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	var text strings.Builder
+	w := csv.NewWriter(&text)
+	_ = w.Write(values) // to memory
+	w.Flush()
+	return strings.TrimSuffix(text.String(), "\n")
 }
 
 func envName(name string) string {

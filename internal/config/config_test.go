@@ -102,6 +102,71 @@ func TestListsInTheEnvironment(t *testing.T) {
 	require.Equal(t, []string{"amd64", "riscv64"}, s.Arch)
 }
 
+// Values that have commas of their own go through flags and lists of a file.
+func TestListsAreReadWhereverTheyStand(t *testing.T) {
+	dir := isolate(t)
+	flags := []string{"--annotation", "a=1,2", "--annotation", "b=x", "-k", "one.key,two.key", "-k", "three.key"}
+	source, s := read(t, program(t, flags...), "")
+	require.Equal(t, []string{"a=1,2", "b=x"}, s.Annotations)
+	require.Equal(t, []string{"one.key", "two.key", "three.key"}, s.Keys)
+	require.Equal(t, []string{"--annotation=a=1,2", "--annotation=b=x", "--sigstore-key=one.key,two.key,three.key"}, given(source))
+
+	file := writeFile(t, filepath.Join(dir, "list.yaml"), `
+annotation: ["a=1,2", b=x]
+sigstore-key: ["one,1.key", two.key]
+host-rate: 50
+format: [tag, referrer]
+`)
+	source, s = read(t, program(t), file)
+	require.Equal(t, []string{"a=1,2", "b=x"}, s.Annotations)
+	require.Equal(t, []string{"one,1.key", "two.key"}, s.Keys)
+	require.Equal(t, []string{"tag", "referrer"}, s.Formats)
+	require.InDelta(t, 50, s.HostRate, 0)
+	require.Equal(t, []string{
+		"--annotation=a=1,2", "--annotation=b=x", "--format=tag,referrer", "--host-rate=50", `--sigstore-key="one,1.key",two.key`,
+	}, given(source))
+
+	t.Setenv("SIGNFLEET_ANNOTATION", "c=3,d=4 5")
+	t.Setenv("SIGNFLEET_SIGSTORE_KEY", "four.key,my five.key")
+	t.Setenv("SIGNFLEET_HOST_RATE", "2.5")
+	t.Setenv("SIGNFLEET_FORMAT", "referrer")
+	source, s = read(t, program(t), "")
+	require.Equal(t, []string{"c=3", "d=4 5"}, s.Annotations)
+	require.Equal(t, []string{"four.key", "my five.key"}, s.Keys)
+	require.InDelta(t, 2.5, s.HostRate, 0)
+	require.Equal(t, []string{"--annotation=c=3", "--annotation=d=4 5", "--format=referrer", "--host-rate=2.5", "--sigstore-key=four.key,my five.key"}, given(source))
+}
+
+// A text stands for a list of one, or of several between commas.
+func TestTextOfAListInTheFile(t *testing.T) {
+	dir := isolate(t)
+	source, s := read(t, program(t), writeFile(t, filepath.Join(dir, "w.yaml"), "sigstore-key: my one.key\nannotation: a=1,b=2\n"))
+	require.Equal(t, []string{"my one.key"}, s.Keys)
+	require.Equal(t, []string{"a=1", "b=2"}, s.Annotations)
+	require.Equal(t, []string{"--annotation=a=1", "--annotation=b=2", "--sigstore-key=my one.key"}, given(source))
+}
+
+func TestDefaultsInTheFileAreNotGiven(t *testing.T) {
+	dir := isolate(t)
+	source, s := read(t, program(t), writeFile(t, filepath.Join(dir, "w.yaml"), `
+sigstore-key: ""
+annotation: []
+identity: ""
+format: tag
+host-rate: 0.0
+`))
+	require.Empty(t, given(source))
+	require.Empty(t, s.Keys)
+	require.Empty(t, s.Annotations)
+}
+
+// given are the settings that were given, as flags.
+func given(source *config.Source) []string {
+	var flags []string
+	source.VisitGiven(func(name, value string) { flags = append(flags, "--"+name+"="+value) })
+	return flags
+}
+
 func TestEmptyVariableIsNone(t *testing.T) {
 	isolate(t)
 	t.Setenv("SIGNFLEET_JOBS", "")
@@ -169,24 +234,15 @@ func TestRegistryOptions(t *testing.T) {
 	source, s := read(t, program(t), "")
 	require.Nil(t, s.Registry(source, "ua", nil).TLSVerify, "not given: registries.conf decides")
 	for value, want := range map[string]bool{"true": true, "false": false} {
-		source, s := read(t, program(t, "--tls-verify="+value, "--authfile=a", "--cert-dir=c", "--host-requests=7"), "")
+		source, s := read(t, program(t, "--tls-verify="+value, "--authfile=a", "--cert-dir=c", "--host-requests=7", "--host-rate=7.5"), "")
 		o := s.Registry(source, "ua", nil)
 		require.Equal(t, want, *o.TLSVerify)
 		require.Equal(t, "a", o.AuthFile)
 		require.Equal(t, "c", o.CertsDir)
 		require.Equal(t, "ua", o.UserAgent)
 		require.Equal(t, 7, o.HostConcurrency)
+		require.InDelta(t, 7.5, o.HostRate, 0)
 	}
-}
-
-func TestSigningValidate(t *testing.T) {
-	t.Parallel()
-	for _, confirm := range []string{"auto", "always", "never"} {
-		require.NoError(t, config.Signing{Format: "tag", ConfirmWrites: confirm, HostRequests: 1}.Validate())
-	}
-	require.ErrorContains(t, config.Signing{Format: "referrer", ConfirmWrites: "auto"}.Validate(), "format")
-	require.ErrorContains(t, config.Signing{Format: "tag", ConfirmWrites: "yes", HostRequests: 1}.Validate(), "confirm-writes")
-	require.ErrorContains(t, config.Signing{Format: "tag", ConfirmWrites: "auto"}.Validate(), "host-requests")
 }
 
 // A setting that is refused or ignored beside a fleet must be one there is.

@@ -18,12 +18,12 @@ var passphraseEnv = []string{"SIGNFLEET_SIGSTORE_PASSPHRASE", "COSIGN_PASSWORD"}
 var ErrNoPassphrase = errors.New("the key is encrypted and there is no terminal to ask for its passphrase: " +
 	"give it with --sigstore-passphrase-file or in the environment variable COSIGN_PASSWORD")
 
-// Passphrase finds the passphrase of a key: in the file, in the environment, or
-// by asking on the terminal, if stdin is one, until ctx ends. An empty
-// passphrase is one. The caller owns the bytes and may zero them.
-func Passphrase(ctx context.Context, file string, stdin *os.File, prompt io.Writer) ([]byte, error) {
-	if file != "" {
-		return readPassphrase(file)
+// Passphrase finds the passphrase of a key: in the file that the key has for it,
+// in the environment, or by asking on the terminal, if stdin is one, until ctx
+// ends. An empty passphrase is one. The caller owns the bytes and may zero them.
+func Passphrase(ctx context.Context, key KeyFile, stdin *os.File, prompt io.Writer) ([]byte, error) {
+	if key.Passphrase != "" {
+		return readPassphrase(key.Passphrase)
 	}
 	for _, name := range passphraseEnv {
 		if value, ok := os.LookupEnv(name); ok {
@@ -34,16 +34,16 @@ func Passphrase(ctx context.Context, file string, stdin *os.File, prompt io.Writ
 	if !term.IsTerminal(terminal) {
 		return nil, ErrNoPassphrase
 	}
-	return ask(ctx, terminal, prompt)
+	return ask(ctx, terminal, "Passphrase of the key "+key.Path+": ", prompt)
 }
 
 // ask reads a passphrase from a terminal without showing it.
-func ask(ctx context.Context, terminal int, prompt io.Writer) ([]byte, error) {
+func ask(ctx context.Context, terminal int, question string, prompt io.Writer) ([]byte, error) {
 	usual, err := term.GetState(terminal)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the passphrase: %w", err)
 	}
-	if _, err := io.WriteString(prompt, "Passphrase of the signing key: "); err != nil {
+	if _, err := io.WriteString(prompt, question); err != nil {
 		return nil, fmt.Errorf("ask for the passphrase: %w", err)
 	}
 	type answer struct {

@@ -44,12 +44,12 @@ func TestPassphraseFile(t *testing.T) {
 		"\xff not text \x00": "\xff not text \x00",
 	} {
 		file := writeFile(t, filepath.Join(dir, "pass.txt"), text)
-		got, err := config.Passphrase(t.Context(), file, noTerminal(t), io.Discard)
+		got, err := config.Passphrase(t.Context(), config.KeyFile{Passphrase: file}, noTerminal(t), io.Discard)
 		require.NoError(t, err)
 		require.NotNil(t, got, "an empty passphrase is one")
 		require.Equal(t, want, string(got))
 	}
-	_, err := config.Passphrase(t.Context(), filepath.Join(dir, "none"), noTerminal(t), io.Discard)
+	_, err := config.Passphrase(t.Context(), config.KeyFile{Passphrase: filepath.Join(dir, "none")}, noTerminal(t), io.Discard)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -57,7 +57,7 @@ func TestPassphraseInTheEnvironment(t *testing.T) {
 	noPassphrase(t)
 	get := func() string {
 		t.Helper()
-		got, err := config.Passphrase(t.Context(), "", noTerminal(t), io.Discard)
+		got, err := config.Passphrase(t.Context(), config.KeyFile{Path: "cosign.key"}, noTerminal(t), io.Discard)
 		require.NoError(t, err)
 		require.NotNil(t, got)
 		return string(got)
@@ -69,7 +69,7 @@ func TestPassphraseInTheEnvironment(t *testing.T) {
 	t.Setenv("SIGNFLEET_SIGSTORE_PASSPHRASE", "ours")
 	require.Equal(t, "ours", get())
 	file := writeFile(t, filepath.Join(t.TempDir(), "pass.txt"), "of the file")
-	got, err := config.Passphrase(t.Context(), file, noTerminal(t), io.Discard)
+	got, err := config.Passphrase(t.Context(), config.KeyFile{Passphrase: file}, noTerminal(t), io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, "of the file", string(got))
 }
@@ -77,10 +77,10 @@ func TestPassphraseInTheEnvironment(t *testing.T) {
 func TestPassphraseWithoutTerminal(t *testing.T) {
 	noPassphrase(t)
 	var prompt bytes.Buffer
-	_, err := config.Passphrase(t.Context(), "", noTerminal(t), &prompt)
+	_, err := config.Passphrase(t.Context(), config.KeyFile{Path: "cosign.key"}, noTerminal(t), &prompt)
 	require.ErrorIs(t, err, config.ErrNoPassphrase)
 	require.ErrorContains(t, err, "--sigstore-passphrase-file")
 	require.Empty(t, prompt.String(), "nobody is there to be asked")
-	_, err = config.Passphrase(t.Context(), "", nil, &prompt)
+	_, err = config.Passphrase(t.Context(), config.KeyFile{Path: "cosign.key"}, nil, &prompt)
 	require.ErrorIs(t, err, config.ErrNoPassphrase)
 }

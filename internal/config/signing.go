@@ -2,34 +2,47 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/internal/registry"
-	"github.com/signfleet/signfleet/internal/sign"
 )
 
 // Signing are the settings of whoever signs: a worker, or a submitter that has
 // its worker in the same process. Both programs name them alike.
 type Signing struct {
-	Key            string        `mapstructure:"sigstore-key"`
-	PassphraseFile string        `mapstructure:"sigstore-passphrase-file"`
-	Format         string        `mapstructure:"format"`
-	ConfirmWrites  string        `mapstructure:"confirm-writes"`
-	Policy         string        `mapstructure:"policy"`
-	InsecurePolicy bool          `mapstructure:"insecure-policy"`
-	TLSVerify      bool          `mapstructure:"tls-verify"`
-	AuthFile       string        `mapstructure:"authfile"`
-	CertDir        string        `mapstructure:"cert-dir"`
-	Jobs           int           `mapstructure:"jobs"`
-	Timeout        time.Duration `mapstructure:"timeout"`
-	Attempts       int           `mapstructure:"attempts"`
-	Backoff        time.Duration `mapstructure:"backoff"`
-	MaxWait        time.Duration `mapstructure:"max-wait"`
-	ShutdownGrace  time.Duration `mapstructure:"shutdown-grace"`
-	HostRequests   int           `mapstructure:"host-requests"`
+	Keys            []string `mapstructure:"sigstore-key"`
+	PassphraseFiles []string `mapstructure:"sigstore-passphrase-file"`
+	// What the signatures are: see [Signing.Sign].
+	Formats           []string `mapstructure:"format"`
+	Identities        []string `mapstructure:"identity"`
+	Annotations       []string `mapstructure:"annotation"`
+	Timestamps        bool     `mapstructure:"record-creation-timestamp"`
+	ReplaceKeys       []string `mapstructure:"replace-key"`
+	PublicKeys        []string `mapstructure:"sigstore-pubkey"`
+	SkipIndex         bool     `mapstructure:"skip-index"`
+	Recursive         bool     `mapstructure:"recursive"`
+	ImmutableFallback bool     `mapstructure:"immutable-fallback"`
+	ReportHidden      bool     `mapstructure:"report-hidden"`
+	ConfirmWrites     string   `mapstructure:"confirm-writes"`
+
+	Policy         string `mapstructure:"policy"`
+	InsecurePolicy bool   `mapstructure:"insecure-policy"`
+	TLSVerify      bool   `mapstructure:"tls-verify"`
+	AuthFile       string `mapstructure:"authfile"`
+	CertDir        string `mapstructure:"cert-dir"`
+
+	Jobs          int           `mapstructure:"jobs"`
+	Timeout       time.Duration `mapstructure:"timeout"`
+	Attempts      int           `mapstructure:"attempts"`
+	Backoff       time.Duration `mapstructure:"backoff"`
+	MaxWait       time.Duration `mapstructure:"max-wait"`
+	ShutdownGrace time.Duration `mapstructure:"shutdown-grace"`
+	HostRequests  int           `mapstructure:"host-requests"`
+	HostRate      float64       `mapstructure:"host-rate"`
 	// After so many failures in a row a registry is left alone for so long.
 	BreakerFailures int           `mapstructure:"breaker-failures"`
 	BreakerPause    time.Duration `mapstructure:"breaker-pause"`
@@ -40,18 +53,18 @@ type Signing struct {
 // WorkerOnly are the settings that a submitter cannot hand to the workers of a
 // fleet: they obey their own.
 var WorkerOnly = []string{
-	"sigstore-key", "sigstore-passphrase-file", "format", "confirm-writes", "policy", "insecure-policy",
-	"tls-verify", "authfile", "cert-dir", "attempts", "backoff", "max-wait", "shutdown-grace",
-	"host-requests", "breaker-failures", "breaker-pause",
+	"sigstore-key", "sigstore-passphrase-file",
+	"format", "identity", "annotation", "record-creation-timestamp", "replace-key", "sigstore-pubkey",
+	"skip-index", "recursive", "immutable-fallback", "report-hidden", "confirm-writes",
+	"policy", "insecure-policy", "tls-verify", "authfile", "cert-dir", "attempts", "backoff", "max-wait", "shutdown-grace",
+	"host-requests", "host-rate", "breaker-failures", "breaker-pause",
 }
 
 // SigningFlags defines the flags of Signing. The limits among its defaults are
 // the caller's, who knows those of the worker loop.
 func SigningFlags(flags *pflag.FlagSet, d Signing) {
-	flags.StringP("sigstore-key", "k", "", "private `key` to sign with: a PEM file of cosign or hangar, or plain PKCS#8, SEC1 or PKCS#1")
-	flags.String("sigstore-passphrase-file", "", "`file` with the passphrase of the key; without one it is asked for on a terminal")
-	flags.String("format", string(sign.FormatTag), "how signatures are attached: tag")
-	flags.String("confirm-writes", string(sign.ConfirmAuto), "read signatures back: auto (where others sign too), always or never")
+	keyFlags(flags)
+	signatureFlags(flags)
 	flags.String("policy", "", "containers-policy.json `file`; default: where podman looks")
 	flags.Bool("insecure-policy", false, "sign without looking at any policy")
 	flags.Bool("tls-verify", true, "verify the certificates of registries; without it plain HTTP is tried too; default: as registries.conf says")
@@ -63,6 +76,7 @@ func SigningFlags(flags *pflag.FlagSet, d Signing) {
 	flags.Duration("backoff", d.Backoff, "pause after the first failed attempt; it doubles up to a minute")
 	flags.Duration("max-wait", d.MaxWait, "bound on the time an image waits for locks, rate limits and registries that are left alone")
 	flags.Int("host-requests", d.HostRequests, "requests at once to one registry")
+	flags.Float64("host-rate", d.HostRate, "requests a second to one registry by the whole fleet, of which each worker takes its share; 0 is no limit but what the registry itself says")
 	flags.Int("breaker-failures", d.BreakerFailures, "after how many failures in a row a registry is left alone")
 	flags.Duration("breaker-pause", d.BreakerPause, "for how long it is left alone before one image is tried there again")
 	flags.Duration("shutdown-grace", d.ShutdownGrace, "how long images in work may go on after the first signal")
@@ -79,23 +93,25 @@ func CommonFlags(flags *pflag.FlagSet) {
 // Validate names the first setting that cannot be obeyed and that no room checks
 // by the name of its flag.
 func (s Signing) Validate() error {
-	if s.Format != string(sign.FormatTag) {
-		return fmt.Errorf("format: %q is not one of those that can be written: tag", s.Format)
+	if err := s.checkKeys(); err != nil {
+		return err
 	}
-	if s.HostRequests < 1 {
+	if _, err := s.Sign(); err != nil {
+		return err
+	}
+	switch {
+	case s.HostRequests < 1:
 		return fmt.Errorf("host-requests: %d is less than 1", s.HostRequests)
+	case !(s.HostRate >= 0) || math.IsInf(s.HostRate, 1): // nor NaN
+		return fmt.Errorf("host-rate: %v is no number of requests a second; 0 is no limit", s.HostRate)
 	}
-	switch sign.ConfirmWrites(s.ConfirmWrites) {
-	case sign.ConfirmAuto, sign.ConfirmAlways, sign.ConfirmNever:
-		return nil
-	}
-	return fmt.Errorf("confirm-writes: %q is none of auto, always, never", s.ConfirmWrites)
+	return nil
 }
 
 // Registry are the options of the registry client.
 func (s Signing) Registry(source *Source, userAgent string, log *zap.Logger) registry.Options {
 	o := registry.Options{
-		AuthFile: s.AuthFile, CertsDir: s.CertDir, HostConcurrency: s.HostRequests, UserAgent: userAgent, Log: log,
+		AuthFile: s.AuthFile, CertsDir: s.CertDir, HostConcurrency: s.HostRequests, HostRate: s.HostRate, UserAgent: userAgent, Log: log,
 	}
 	if source.Given("tls-verify") {
 		o.TLSVerify = &s.TLSVerify

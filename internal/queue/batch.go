@@ -43,7 +43,28 @@ type BatchOptions struct {
 	Platforms []string `json:"platforms,omitempty"`
 	Keys      []string `json:"keys,omitempty"`
 	Format    string   `json:"format,omitempty"`
-	Timeout   Seconds  `json:"timeout"`
+	// Signing is what else decides what the signatures are.
+	Signing SigningOptions `json:"signing,omitzero"`
+	Timeout Seconds        `json:"timeout"`
+}
+
+// SigningOptions decide what signatures are, beside their keys and their format.
+// Where the order of a list means nothing, it is that of its texts.
+type SigningOptions struct {
+	Identities  []string `json:"identities,omitempty"`
+	Annotations []string `json:"annotations,omitempty"`
+	// Replaced are the fingerprints of keys whose signatures go.
+	Replaced   []string `json:"replaced,omitempty"`
+	Timestamps bool     `json:"timestamps,omitempty"`
+	SkipIndex  bool     `json:"skip_index,omitempty"`
+	Recursive  bool     `json:"recursive,omitempty"`
+}
+
+// Equal reports whether both decide the same.
+func (o SigningOptions) Equal(other SigningOptions) bool {
+	return slices.Equal(o.Identities, other.Identities) && slices.Equal(o.Annotations, other.Annotations) &&
+		slices.Equal(o.Replaced, other.Replaced) &&
+		o.Timestamps == other.Timestamps && o.SkipIndex == other.SkipIndex && o.Recursive == other.Recursive
 }
 
 // Batch reads the record of a batch, or ErrNone, or ErrUnreadable.

@@ -17,10 +17,15 @@ type DeniedError struct {
 	// Subject is what the server did not let the user publish to, or the inbox
 	// under which it did not let him have answers.
 	Subject string
+	// Hearing is true where the user was not let hear what others publish to Subject.
+	Hearing bool
 }
 
 func (e *DeniedError) Error() string {
-	if strings.HasPrefix(e.Subject, "_INBOX") {
+	switch {
+	case e.Hearing:
+		return fmt.Sprintf("the NATS server does not let this user hear %s: give him the permission to subscribe to it", e.Subject)
+	case strings.HasPrefix(e.Subject, "_INBOX"):
 		return fmt.Sprintf("the NATS server does not let this user have answers under %s: use the credentials of that role", e.Subject)
 	}
 	return fmt.Sprintf("the NATS server does not let this user publish to %s: use the credentials of the role that may "+
@@ -36,14 +41,14 @@ type denials struct {
 }
 
 type denialWatch struct {
-	subject string
-	cancel  context.CancelCauseFunc
+	denied DeniedError
+	cancel context.CancelCauseFunc
 }
 
 // maxDenials bounds the subjects remembered at once.
 const maxDenials = 256
 
-var deniedPattern = regexp.MustCompile(`(?i)permissions violation for publish to "([^"]+)"`)
+var deniedPattern = regexp.MustCompile(`(?i)permissions violation for (publish|subscription) to "([^"]+)"`)
 
 // note takes an error that the client was told asynchronously.
 func (d *denials) note(err error) {
@@ -54,24 +59,27 @@ func (d *denials) note(err error) {
 	if match == nil {
 		return
 	}
+	denied := DeniedError{Subject: match[2], Hearing: strings.EqualFold(match[1], "subscription")}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.last == nil || len(d.last) >= maxDenials {
-		d.last = make(map[string]time.Time)
+	if !denied.Hearing { // no question to a stream ends by that
+		if d.last == nil || len(d.last) >= maxDenials {
+			d.last = make(map[string]time.Time)
+		}
+		d.last[denied.Subject] = time.Now()
 	}
-	d.last[match[1]] = time.Now()
 	for watch := range d.watched {
-		if watch.subject == match[1] {
-			watch.cancel(&DeniedError{Subject: match[1]})
+		if watch.denied == denied {
+			watch.cancel(&denied)
 		}
 	}
 }
 
-// watch returns a context that ends, with a *DeniedError for its cause, when
-// publishing to subject is refused. stop must be called.
-func (d *denials) watch(ctx context.Context, subject string) (watching context.Context, stop func()) {
+// watch returns a context that ends, with a *DeniedError for its cause, when what
+// that says is refused. stop must be called.
+func (d *denials) watch(ctx context.Context, denied DeniedError) (watching context.Context, stop func()) {
 	watching, cancel := context.WithCancelCause(ctx)
-	watch := &denialWatch{subject: subject, cancel: cancel}
+	watch := &denialWatch{denied: denied, cancel: cancel}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.watched == nil {
@@ -90,7 +98,7 @@ func (d *denials) watch(ctx context.Context, subject string) (watching context.C
 // does not let this user ask it.
 func (c *Conn) command(ctx context.Context, patience time.Duration, subject string) (context.Context, func()) {
 	bounded, cancel := context.WithTimeout(ctx, patience)
-	watching, stop := c.denied.watch(bounded, subject)
+	watching, stop := c.denied.watch(bounded, DeniedError{Subject: subject})
 	return watching, func() { stop(); cancel() }
 }
 

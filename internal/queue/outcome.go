@@ -53,6 +53,13 @@ type SignedDigest struct {
 	Attachment string `json:"attachment"`
 	// Already is true for a signature that was there before.
 	Already bool `json:"already,omitempty"`
+	// Identity is what the image is called in the signature, where the image got
+	// several that differ in that.
+	Identity string `json:"identity,omitempty"`
+	// Hidden is true for a signature that cosign verify does not look at, from
+	// version 3, because the manifest has a bundle too; known only where workers
+	// are told to look.
+	Hidden bool `json:"hidden,omitempty"`
 }
 
 // DeadLetter is the record of a dead outcome: the whole request, and why.

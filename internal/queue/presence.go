@@ -9,8 +9,11 @@ import (
 	"time"
 )
 
+// PresenceLife is how long a worker counts as live that says nothing more.
+const PresenceLife = workersAge
+
 // Presence is what a live worker says of itself. It is forgotten when it is not
-// said again within 15 s.
+// said again within PresenceLife.
 type Presence struct {
 	Version int    `json:"version"`
 	Worker  string `json:"worker"`
@@ -33,8 +36,20 @@ type HostState struct {
 	InWork int    `json:"in_work"`
 	// Open is true while the worker leaves the registry alone, until Until.
 	Open   bool      `json:"open"`
-	Until  time.Time `json:"until"`
+	Until  time.Time `json:"until,omitzero"`
 	Reason string    `json:"reason,omitempty"`
+
+	// Demand is how many requests of the worker wait or are under way there, and
+	// Accepted how much a second is answered other than "too many".
+	Demand   int     `json:"demand,omitempty"`
+	Accepted float64 `json:"accepted,omitempty"`
+	// PausedFor is how long the registry is left alone because it asked for that,
+	// from SeenAt on: clocks need not agree.
+	PausedFor Seconds `json:"paused_for,omitempty"`
+	// FailedRate is how much a second, by the whole fleet, was too much for the
+	// registry, and FailedAgo how long before SeenAt the pause for it was over.
+	FailedRate float64 `json:"failed_rate,omitempty"`
+	FailedAgo  Seconds `json:"failed_ago,omitempty"`
 }
 
 // Announce says that a worker is alive.

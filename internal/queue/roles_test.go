@@ -60,11 +60,13 @@ func TestRolesDoTheirParts(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, worker.Bury(ctx, queue.DeadLetter{Request: r}))
 	}
-	require.NoError(t, worker.Announce(ctx, queue.Presence{Worker: "w"}))
+	e := listen(t, worker)
+	e.hears(t, worker, queue.Presence{Worker: "w", InWork: 1})
 	requireEach(ctx, t, worker, submitter)
 	require.NoError(t, d.Done(ctx))
 	require.NoError(t, worker.ClearLedger(ctx, r))
 	require.NoError(t, worker.Withdraw(ctx, "w"))
+	e.knows(t, "w", away)
 
 	// An event.
 	event := queue.Request{Batch: "e", Seq: 1, Line: "example.org/a/b:1", Reference: "example.org/a/b:1"}.Sealed()
@@ -130,6 +132,9 @@ func TestRolesDoNoOthersPart(t *testing.T) {
 		}},
 		"submitter takes requests": {queue.RoleSubmitter, func(ctx context.Context, c *queue.Conn) error {
 			return errorOf(c.EventLane().Next(ctx, 1))
+		}},
+		"submitter hears workers": {queue.RoleSubmitter, func(ctx context.Context, c *queue.Conn) error {
+			return c.Presences(ctx, func(queue.Presence, time.Duration) {}, func(string) {})
 		}},
 		"worker submits": {queue.RoleWorker, func(ctx context.Context, c *queue.Conn) error {
 			return c.CreateBatch(ctx, queue.Batch{ID: "w"})

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/signfleet/signfleet/internal/registry"
 )
@@ -37,45 +37,68 @@ func (e *againError) Error() string { return "again: " + e.because.Error() }
 
 // attachmentStore is where attachments are.
 type attachmentStore interface {
+	imageReader
 	Name() string
 	Location() string
-	Manifest(ctx context.Context, reference string) (registry.Manifest, error)
 	PutManifest(ctx context.Context, reference, mediaType string, body []byte, begin registry.BeginWrite) error
+	DeleteManifest(ctx context.Context, d digest.Digest) error
 	PutBlob(ctx context.Context, body []byte) error
 	PutConstant(ctx context.Context, body []byte) error
 	Holds(d digest.Digest)
+	Has(ctx context.Context, d digest.Digest) (bool, error)
+	HasReferrersAPI(ctx context.Context, subject digest.Digest) (bool, error)
+	Referrers(ctx context.Context, subject digest.Digest) ([]oci.Descriptor, error)
+	RefusesSharedConfig() bool
+	NoteSharedConfigRefused()
+}
+
+// attachable is what is to be in an attachment: the formats differ in it, not in
+// how it gets there.
+type attachable interface {
+	tag() string
+	mediaType() string
+	lock() string // what is locked while the attachment is written
+	// read reads what was found under the tag.
+	read(name string, found registry.Manifest) (attachment, error)
+	// foreign tells whether somebody else writes to the attachment.
+	foreign(found attachment) bool
+	// missing is what has to become of the attachment.
+	missing(ctx context.Context, found attachment) (change, error)
+	// upload puts what the attachment will name. uploaded tells that it may have
+	// taken time.
+	upload(ctx context.Context, found attachment, c change) (uploaded bool, err error)
+	compose(name string, found attachment, c change) ([]byte, error)
+	complete(found attachment) bool
+	// adapt tells whether there is another way after a refusal, and goes it from
+	// then on.
+	adapt(answer *registry.Error) bool
+	stored() // the manifest was accepted
 }
 
 // attaching is the writing of one attachment, from the first look at it until
-// all signatures are there.
+// all that belongs there is there.
 type attaching struct {
 	*Signer
-	repo       attachmentStore
-	manifest   digest.Digest // what is signed
-	tag        string
-	name       string // for errors: repository:tag
-	signatures *signatures
+	attachable
+	repo attachmentStore
+	name string // for errors: repository:tag
 
 	confirming bool          // somebody else signs here, or all writes are confirmed
-	uploaded   bool          // our payload is there
-	mistrust   bool          // the registry lacked a blob that it should have had
+	accepted   bool          // the repository took a blob from us
 	seen       attachment    // the last one that was not absent
 	unknown    []error       // failures of the writes with an unknown outcome
 	unsettled  bool          // none has succeeded since such a write
 	slowest    time.Duration // longest time from a read to the end of its write
 }
 
-// attach adds the signatures that are missing to the attachment of a manifest,
-// and returns the digest of the attachment that has them all.
-func (s *Signer) attach(ctx context.Context, repo attachmentStore, manifest digest.Digest, signatures *signatures) (digest.Digest, error) {
-	tag := attachmentTag(manifest)
+// attach brings an attachment to what it should contain, and returns the digest
+// of one that has it all.
+func (s *Signer) attach(ctx context.Context, repo attachmentStore, c attachable) (digest.Digest, error) {
 	a := &attaching{
 		Signer:     s,
+		attachable: c,
 		repo:       repo,
-		manifest:   manifest,
-		tag:        tag,
-		name:       repo.Name() + ":" + tag,
-		signatures: signatures,
+		name:       repo.Name() + ":" + c.tag(),
 		confirming: s.options.ConfirmWrites == ConfirmAlways,
 	}
 	var again *againError
@@ -101,17 +124,17 @@ func (a *attaching) turn(ctx context.Context) (digest.Digest, error) {
 
 // write looks at the attachment and adds to it what is missing, under its lock.
 func (a *attaching) write(ctx context.Context) (attached digest.Digest, wrote bool, err error) {
-	lease, err := a.options.Locker.Lock(ctx, a.repo.Location()+"@"+a.manifest.String())
+	lease, err := a.options.Locker.Lock(ctx, a.lock())
 	if err != nil {
 		return "", false, fmt.Errorf("waiting for the lock of %s: %w", a.name, err)
 	}
 	defer a.unlock(lease)
 
-	found, missing, began, err := a.prepare(ctx)
-	if err != nil || len(missing) == 0 {
+	found, wanted, began, err := a.prepare(ctx)
+	if err != nil || wanted.none() {
 		return found.digest, false, err
 	}
-	body, err := found.with(a.name, missing)
+	body, err := a.compose(a.name, found, wanted)
 	if err != nil {
 		return "", false, err
 	}
@@ -119,8 +142,9 @@ func (a *attaching) write(ctx context.Context) (attached digest.Digest, wrote bo
 		return "", false, a.unknown[len(a.unknown)-1]
 	}
 	if err := a.put(ctx, lease, body); err != nil {
-		return "", false, a.judge(ctx, err)
+		return "", false, a.judge(ctx, found, err)
 	}
+	a.stored()
 	a.unsettled = false
 	a.slowest = max(a.slowest, time.Since(began))
 	if lease.Left() <= 0 {
@@ -129,49 +153,47 @@ func (a *attaching) write(ctx context.Context) (attached digest.Digest, wrote bo
 	return digest.FromBytes(body), true, nil
 }
 
-// prepare reads the attachment, makes the signatures that it lacks, and
-// uploads the blobs that they need; nothing is uploaded for signatures that are
-// there. began is when the read began that the write will be based on.
-func (a *attaching) prepare(ctx context.Context) (found attachment, missing []descriptor, began time.Time, err error) {
+// prepare reads the attachment, finds out what it lacks, and uploads what that
+// needs; nothing is uploaded for what is there. began is when the read began
+// that the write will be based on.
+func (a *attaching) prepare(ctx context.Context) (found attachment, wanted change, began time.Time, err error) {
 	for {
 		began = time.Now()
-		if found, err = a.read(ctx); err != nil {
-			return attachment{}, nil, began, err
+		if found, err = a.look(ctx); err != nil {
+			return attachment{}, change{}, began, err
 		}
-		if missing, err = a.signatures.missing(ctx, found); err != nil || len(missing) == 0 {
-			return found, nil, began, err
+		if wanted, err = a.missing(ctx, found); err != nil || wanted.none() {
+			return found, change{}, began, err
 		}
-		uploaded, err := a.upload(ctx, found)
+		uploaded, err := a.upload(ctx, found, wanted)
 		if err != nil {
-			return attachment{}, nil, began, err
+			return attachment{}, change{}, began, a.refused(fmt.Errorf("uploading for %s: %w", a.name, err))
 		}
+		a.accepted = a.accepted || uploaded
 		// Where others write too, the shorter the time from read to write is,
 		// the less can happen in it.
 		if !uploaded || !a.confirming {
-			return found, missing, began, nil
+			return found, wanted, began, nil
 		}
 	}
 }
 
-// read gets the attachment. The registry's own 404 is the absent one, whatever
+// look gets the attachment. The registry's own 404 is the absent one, whatever
 // else it says; every other failure is one, or signatures would be lost.
-func (a *attaching) read(ctx context.Context) (attachment, error) {
-	manifest, err := a.repo.Manifest(ctx, a.tag)
+func (a *attaching) look(ctx context.Context) (attachment, error) {
+	manifest, err := a.repo.Manifest(ctx, a.tag())
 	if errors.Is(err, registry.ErrNotFound) {
 		return a.afterLoss(), nil
 	}
 	if err != nil {
 		return attachment{}, fmt.Errorf("reading %s: %w", a.name, err)
 	}
-	found, err := readAttachment(a.name, manifest)
+	found, err := a.read(a.name, manifest)
 	if err != nil {
 		return attachment{}, err
 	}
 	a.seen = found
-	if constant := digest.FromString(constantConfig); found.config == constant && !a.mistrust {
-		a.repo.Holds(constant)
-	}
-	if a.options.ConfirmWrites == ConfirmAuto && found.carriesOthers(a.options.Keys, a.signatures.payload) {
+	if a.options.ConfirmWrites == ConfirmAuto && a.foreign(found) {
 		a.confirming = true
 	}
 	return found, nil
@@ -188,28 +210,6 @@ func (a *attaching) afterLoss() attachment {
 	a.options.Log.Warn("the registry lost an attachment when writing to it failed, it is written again",
 		zap.String("attachment", a.name), zap.Stringer("lost", a.seen.digest))
 	return a.seen
-}
-
-// upload puts the blobs that the attachment will name. uploaded tells that it
-// may have taken time.
-func (a *attaching) upload(ctx context.Context, found attachment) (uploaded bool, err error) {
-	group, ctx := errgroup.WithContext(ctx)
-	// What the present manifest names, the registry has.
-	if !a.uploaded && (a.mistrust || !found.names(a.signatures.digest)) {
-		uploaded = true
-		group.Go(guarded(func() error { return a.repo.PutBlob(ctx, a.signatures.payload) }))
-	}
-	switch {
-	case a.mistrust && !a.uploaded:
-		group.Go(guarded(func() error { return a.repo.PutBlob(ctx, []byte(constantConfig)) }))
-	case found.absent():
-		group.Go(guarded(func() error { return a.repo.PutConstant(ctx, []byte(constantConfig)) }))
-	}
-	if err := group.Wait(); err != nil {
-		return false, fmt.Errorf("uploading for %s: %w", a.name, err)
-	}
-	a.uploaded = true
-	return uploaded, nil
 }
 
 // put writes the attachment. Its deadline ends before the lease does, and runs
@@ -230,7 +230,7 @@ func (a *attaching) put(ctx context.Context, lease Lease, body []byte) error {
 	}
 	waiting := endAfter(0)
 	defer func() { waiting() }()
-	return a.repo.PutManifest(writing, a.tag, oci.MediaTypeImageManifest, body, func() (end func(), err error) {
+	return a.repo.PutManifest(writing, a.tag(), a.mediaType(), body, func() (end func(), err error) {
 		if waiting(); ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -252,7 +252,7 @@ func (a *attaching) put(ctx context.Context, lease Lease, body []byte) error {
 
 // judge tells what a failed write means: the end, or another turn, which
 // begins with reading what became of it.
-func (a *attaching) judge(ctx context.Context, failure error) error {
+func (a *attaching) judge(ctx context.Context, found attachment, failure error) error {
 	if errors.Is(failure, errLeaseShort) {
 		return &againError{errLeaseShort}
 	}
@@ -262,24 +262,43 @@ func (a *attaching) judge(ctx context.Context, failure error) error {
 	switch {
 	case ctx.Err() != nil:
 		return failure
-	case answered && answer.Immutable():
+	case answered && a.immutable(ctx, found, answer):
 		return &ImmutableError{Attachment: a.name, Err: failure}
 	case answered && answer.RetryAfter > 0:
 		// Waiting is up to the caller, and whoever tries next reads first.
 		return failure
-	case answered && lacksBlob(answer) && !a.mistrust:
-		// A garbage collection took what this process or a manifest knew of.
-		a.mistrust, a.uploaded = true, false
-		return &againError{failure}
 	case registry.OutcomeUnknown(failure):
 		a.unknown = append(a.unknown, failure)
 		a.unsettled = true
 		return &againError{failure}
 	}
+	return a.refused(failure)
+}
+
+// refused is the end, unless there is another way to write the same.
+func (a *attaching) refused(failure error) error {
+	var answer *registry.Error
+	if errors.As(failure, &answer) && answer.Status != 0 && a.adapt(answer) {
+		return &againError{failure}
+	}
 	return failure
 }
 
-// lacksBlob tells the refusal of a manifest that names an unknown blob.
+// immutable tells that the tag must not change. Docker Hub says no more than
+// that it is forbidden: where the tag is there and the repository takes blobs
+// from us, that is the only reason left.
+func (a *attaching) immutable(ctx context.Context, found attachment, answer *registry.Error) bool {
+	if answer.Immutable() {
+		return true
+	}
+	if answer.Status != http.StatusForbidden || answer.Foreign || found.absent() {
+		return false
+	}
+	return a.accepted || a.repo.PutBlob(ctx, []byte(emptyConfig)) == nil
+}
+
+// lacksBlob tells the refusal of a manifest that names an unknown blob or
+// manifest.
 func lacksBlob(answer *registry.Error) bool {
 	return slices.ContainsFunc(answer.Codes, func(d registry.Diagnostic) bool {
 		return d.Code == "MANIFEST_BLOB_UNKNOWN" || d.Code == "BLOB_UNKNOWN"

@@ -20,11 +20,11 @@ var requestOne = Request{Reference: "example.com/app:1"}
 // requireSigned holds the attachment against the keys that have to be in it.
 func requireSigned(t *testing.T, s *store, manifest digest.Digest, identity string, keys ...*Key) {
 	t.Helper()
-	payload, err := newPayload(identity, manifest)
+	payload, err := newPayload(identity, manifest, nil)
 	require.NoError(t, err)
 	present := s.attachmentOf(t, manifest)
 	for _, key := range keys {
-		require.True(t, present.carries(key, payload), "signature by %s is missing", key.Fingerprint())
+		require.True(t, carries(present, key, payload), "signature by %s is missing", key.Fingerprint())
 	}
 	require.Contains(t, s.blobs, digest.FromBytes(payload))
 }
@@ -104,7 +104,7 @@ func TestOthersSignaturesAndConfigStay(t *testing.T) {
 	require.Equal(t, map[string]int{"GET manifest": 2, "PUT blob": 1, "PUT manifest": 1}, s.counts(), "no config of ours is needed")
 	requireSigned(t, s, d, "example.com/app:1", key)
 	present := s.attachmentOf(t, d)
-	require.Equal(t, "MEUCIQ==", present.layers[0].Annotations[signatureAnnotation])
+	require.Equal(t, "MEUCIQ==", present.entries[0].Annotations[signatureAnnotation])
 	require.Equal(t, digest.Digest("sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"), present.config)
 }
 
@@ -229,7 +229,7 @@ func TestSignaturesLostInAFailedWriteAreRestored(t *testing.T) {
 		_, err := signerOn(t, s, Options{Keys: []*Key{key}}).Sign(t.Context(), requestOne)
 		require.NoError(t, err)
 		requireSigned(t, s, d, "example.com/app:1", key)
-		require.Equal(t, "MEUCIQ==", s.attachmentOf(t, d).layers[0].Annotations[signatureAnnotation])
+		require.Equal(t, "MEUCIQ==", s.attachmentOf(t, d).entries[0].Annotations[signatureAnnotation])
 	})
 }
 
@@ -327,7 +327,7 @@ func TestAWriteWhoseLeaseWasLostIsReadBack(t *testing.T) {
 	require.Equal(t, 2, turns.taken)
 	require.Equal(t, 2, s.counts()["PUT manifest"])
 	requireSigned(t, s, d, "example.com/app:1", key)
-	require.Len(t, s.attachmentOf(t, d).layers, 2)
+	require.Len(t, s.attachmentOf(t, d).entries, 2)
 }
 
 func TestALockThatIsNotHadEndsWithTheContext(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,12 +37,12 @@ func TestANewAttachmentByteForByte(t *testing.T) {
 	t.Parallel()
 	key, err := newMemoryKey(rfcKey(t))
 	require.NoError(t, err)
-	payload, err := newPayload("example.com/app:1", digestA)
+	payload, err := newPayload("example.com/app:1", digestA, nil)
 	require.NoError(t, err)
 	made, err := key.sign(t.Context(), payload)
 	require.NoError(t, err)
 
-	body, err := attachment{}.with("test", []descriptor{signatureLayer(payload, made)})
+	body, err := (&tagged{config: []byte(constantConfig)}).compose("test", attachment{}, change{add: []descriptor{signatureLayer(payload, made, time.Time{})}})
 	require.NoError(t, err)
 	require.Equal(t, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
 		`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":68,"digest":"sha256:c493a9b5c45f5c700faa4dd809857ca48cf055d98f939d7e80520d73cfbba97d"},`+
@@ -51,7 +52,7 @@ func TestANewAttachmentByteForByte(t *testing.T) {
 
 func TestMergingKeepsEveryByteOfOthers(t *testing.T) {
 	t.Parallel()
-	ours := signatureLayer([]byte("payload"), []byte("signature"))
+	ours := signatureLayer([]byte("payload"), []byte("signature"), time.Time{})
 	text := string(jsonOf(t, ours))
 	for _, test := range []struct{ name, before, after string }{
 		{"cosign's", cosignAttachment, strings.TrimSuffix(cosignAttachment, "]}") + "," + text + "]}"},
@@ -67,12 +68,12 @@ func TestMergingKeepsEveryByteOfOthers(t *testing.T) {
 			t.Parallel()
 			present, err := readAttachment("test", found(test.before))
 			require.NoError(t, err)
-			merged, err := present.with("test", []descriptor{ours})
+			merged, err := present.with("test", change{add: []descriptor{ours}})
 			require.NoError(t, err)
 			require.Equal(t, test.after, string(merged))
 			again, err := readAttachment("test", found(string(merged)))
 			require.NoError(t, err)
-			require.Len(t, again.layers, len(present.layers)+1)
+			require.Len(t, again.entries, len(present.entries)+1)
 		})
 	}
 }
@@ -98,19 +99,24 @@ func TestWhatIsNoAttachmentIsNotTouched(t *testing.T) {
 
 func TestAFullAttachmentIsNotMadeUnreadable(t *testing.T) {
 	t.Parallel()
-	ours := []descriptor{signatureLayer([]byte("payload"), []byte("signature"))}
+	ours := []descriptor{signatureLayer([]byte("payload"), []byte("signature"), time.Time{})}
 	var conflict *ConflictError
 
 	layers := strings.TrimSuffix(strings.Repeat("{},", maxLayers), ",")
 	present, err := readAttachment("test", found(`{"config":{},"layers":[`+layers+`]}`))
 	require.NoError(t, err)
-	_, err = present.with("test", ours)
+	_, err = (&tagged{}).compose("test", present, change{add: ours})
 	require.ErrorAs(t, err, &conflict)
 
 	present, err = readAttachment("test", found(`{"config":{},"x":"`+strings.Repeat("x", maxAttachment-100)+`","layers":[]}`))
 	require.NoError(t, err)
-	_, err = present.with("test", ours)
+	_, err = present.with("test", change{add: ours})
 	require.ErrorAs(t, err, &conflict)
+}
+
+// carries tells whether a signature by the key over the payload is there.
+func carries(a attachment, key *Key, payload []byte) bool {
+	return (&tagSignature{key: key, payload: payload, digest: digest.FromBytes(payload)}).in(a)
 }
 
 func TestASignatureIsRecognised(t *testing.T) {
@@ -119,21 +125,20 @@ func TestASignatureIsRecognised(t *testing.T) {
 	payload := []byte("payload")
 	made, err := key.sign(t.Context(), payload)
 	require.NoError(t, err)
-	with := func(change func(*descriptor)) attachment {
-		layer := signatureLayer(payload, made)
-		change(&layer)
+	with := func(alter func(*descriptor)) attachment {
+		layer := signatureLayer(payload, made, time.Time{})
+		alter(&layer)
 		present, err := readAttachment("test", found(`{"config":{},"layers":[{"mediaType":"text/plain"},`+string(jsonOf(t, layer))+`]}`))
 		require.NoError(t, err)
 		return present
 	}
 
 	present := with(func(*descriptor) {})
-	require.True(t, present.carries(key, payload))
-	require.False(t, present.carries(other, payload))
-	require.False(t, present.carries(key, []byte("another payload")))
-	require.True(t, present.carriesOthers([]*Key{key}, payload), "a text layer is not ours")
+	require.True(t, carries(present, key, payload))
+	require.False(t, carries(present, other, payload))
+	require.False(t, carries(present, key, []byte("another payload")))
 
-	for name, change := range map[string]func(*descriptor){
+	for name, alter := range map[string]func(*descriptor){
 		"other blob":    func(d *descriptor) { d.Digest = digestB },
 		"other type":    func(d *descriptor) { d.MediaType = "text/plain" },
 		"no annotation": func(d *descriptor) { d.Annotations = nil },
@@ -142,7 +147,7 @@ func TestASignatureIsRecognised(t *testing.T) {
 			d.Annotations[signatureAnnotation] = base64.StdEncoding.EncodeToString([]byte("x"))
 		},
 	} {
-		require.False(t, with(change).carries(key, payload), name)
+		require.False(t, carries(with(alter), key, payload), name)
 	}
 }
 
@@ -152,22 +157,22 @@ func FuzzMerge(f *testing.F) {
 	f.Add([]byte(`{"config":{},"layers":null}`))
 	f.Add([]byte("{\n  \"layers\": [\n    {}\n  ],\n  \"config\": {}\n}\n"))
 	f.Add([]byte(`{"config":{},"layers":[{"digest":"]"}],"x":"\"layers\":["}`))
-	added := []descriptor{signatureLayer([]byte("payload"), []byte("signature"))}
+	added := []descriptor{signatureLayer([]byte("payload"), []byte("signature"), time.Time{})}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		present, err := readAttachment("test", found(string(body)))
 		if err != nil {
 			return
 		}
-		merged, err := present.with("test", added)
+		merged, err := present.with("test", change{add: added})
 		if err != nil {
 			return
 		}
 		again, err := readAttachment("test", found(string(merged)))
 		require.NoError(t, err)
-		require.Equal(t, len(present.layers)+1, len(again.layers))
-		require.Equal(t, append(present.layers, again.layers[len(again.layers)-1]), again.layers)
+		require.Equal(t, len(present.entries)+1, len(again.entries))
+		require.Equal(t, append(present.entries, again.entries[len(again.entries)-1]), again.entries)
 		require.Equal(t, present.config, again.config)
-		require.True(t, bytes.HasPrefix(merged, body[:present.from]))
-		require.True(t, bytes.HasSuffix(merged, body[present.to:]))
+		require.True(t, bytes.HasPrefix(merged, body[:present.list.from]))
+		require.True(t, bytes.HasSuffix(merged, body[present.list.to:]))
 	})
 }

@@ -30,11 +30,11 @@ func (a *attaching) confirm(ctx context.Context, written time.Time) (attached di
 		if err := waitUntil(ctx, written.Add(delay)); err != nil {
 			return "", err
 		}
-		found, err := a.read(ctx)
+		found, err := a.look(ctx)
 		if err != nil {
 			return "", err
 		}
-		if !a.signatures.all(found) {
+		if !a.complete(found) {
 			return "", &againError{errOverwritten}
 		}
 		attached = found.digest

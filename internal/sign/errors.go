@@ -149,8 +149,11 @@ type ImmutableError struct {
 }
 
 func (e *ImmutableError) Error() string {
-	return fmt.Sprintf("attachment %s is immutable, exclude %q tags from the registry's rule: %v",
-		e.Attachment, "sha256-*.sig", e.Err)
+	remedy := `exempt the tags "sha256-*" from the registry's rule`
+	if strings.HasSuffix(e.Attachment, ".sig") {
+		remedy = `exempt the tags "sha256-*.sig" from the registry's rule, or attach as a referrer in place of it with immutable-fallback`
+	}
+	return fmt.Sprintf("attachment %s is immutable (%s): %v", e.Attachment, remedy, e.Err)
 }
 
 func (e *ImmutableError) Unwrap() error { return e.Err }

@@ -12,13 +12,6 @@ import (
 	"github.com/signfleet/signfleet/internal/registry"
 )
 
-// Format is the way in which signatures are attached to an image.
-type Format string
-
-// FormatTag attaches signatures under the tag sha256-<hex>.sig, where every
-// version of cosign and containers/image finds them.
-const FormatTag Format = "tag"
-
 // ConfirmWrites tells when a signature that was attached is looked at again.
 // The locks of [Locker] keep signers of one fleet apart; others know no lock,
 // and a registry cannot be asked to write only if nobody else did.
@@ -55,11 +48,29 @@ type Options struct {
 	Registry      *registry.Client
 	Locker        Locker
 	Keys          []*Key
+	Formats       []Format      // default tag
 	ConfirmWrites ConfirmWrites // default auto
-	Format        Format        // default tag
-	LockTTL       time.Duration // full length of the Locker's leases; default 1 min
-	SkipIndex     bool          // sign the manifests of an index, but not the index
-	Log           *zap.Logger   // default none
+
+	Identities  []IdentityRule    // what images are called; none: by their own names
+	Annotations map[string]string // further claims that the signatures make
+	Timestamps  bool              // record when signatures are made
+	// Replaced are keys whose signatures go when ours come.
+	Replaced []*PublicKey
+
+	SkipIndex bool // sign the manifests of an index, but not the index
+	// Recursive signs everything that an index holds, whatever the platforms
+	// asked for: attestations, and what the indexes in it hold.
+	Recursive bool
+	// ImmutableFallback attaches as a referrer where the registry does not let
+	// anybody change the attachment's tag.
+	ImmutableFallback bool
+	// ReportHidden looks, with one more request for each manifest, whether
+	// signatures under a tag are hidden from cosign 3 by a bundle of anybody.
+	ReportHidden bool
+
+	LockTTL time.Duration    // full length of the Locker's leases; default 1 min
+	Now     func() time.Time // default time.Now
+	Log     *zap.Logger      // default none
 }
 
 // minLockTTL is the shortest lease within which an attachment can be written.
@@ -92,8 +103,14 @@ func (o Options) validateRest() error {
 		return fmt.Errorf("option ConfirmWrites: %q is none of auto, always, never", o.ConfirmWrites)
 	case o.LockTTL < 0 || o.LockTTL > 0 && o.LockTTL < minLockTTL:
 		return fmt.Errorf("lock-ttl: %s leaves no time to write: make it %s or more", o.LockTTL, minLockTTL)
-	case o.Format != "" && o.Format != FormatTag:
-		return fmt.Errorf("option Format: %q is not tag", o.Format)
+	case o.SkipIndex && o.Recursive:
+		return errors.New("skip-index and recursive do not go together: recursive signs all there is")
+	}
+	if err := checkFormats(o.Formats); err != nil {
+		return err
+	}
+	if err := checkAnnotations(o.Annotations); err != nil {
+		return err
 	}
 	held := map[string]bool{}
 	for _, key := range o.Keys {
@@ -102,6 +119,11 @@ func (o Options) validateRest() error {
 		}
 		held[key.Fingerprint()] = true
 	}
+	for _, old := range o.Replaced {
+		if held[old.Fingerprint()] {
+			return fmt.Errorf("replace-key: %s is the key to sign with", old.Fingerprint())
+		}
+	}
 	return nil
 }
 
@@ -109,8 +131,11 @@ func (o Options) withDefaults() Options {
 	if o.ConfirmWrites == "" {
 		o.ConfirmWrites = ConfirmAuto
 	}
-	if o.Format == "" {
-		o.Format = FormatTag
+	if len(o.Formats) == 0 {
+		o.Formats = []Format{FormatTag}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.LockTTL == 0 {
 		o.LockTTL = time.Minute

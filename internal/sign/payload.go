@@ -25,13 +25,14 @@ type simpleSigning struct {
 	} `json:"critical"`
 	// Optional must be there, if only as null, or containers/image refuses the
 	// payload.
-	Optional map[string]any `json:"optional"`
+	Optional any `json:"optional"`
 }
 
 // newPayload is the statement that the manifest with the digest is the image
-// that goes by the identity: exactly the bytes that are signed and uploaded.
-func newPayload(identity string, manifest digest.Digest) ([]byte, error) {
-	var statement simpleSigning
+// that goes by the identity, with the claims (which may be none): exactly the
+// bytes that are signed and uploaded.
+func newPayload(identity string, manifest digest.Digest, claims map[string]string) ([]byte, error) {
+	statement := simpleSigning{Optional: claims}
 	statement.Critical.Identity.DockerReference = identity
 	statement.Critical.Image.DockerManifestDigest = manifest
 	statement.Critical.Type = payloadType

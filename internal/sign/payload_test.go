@@ -16,7 +16,7 @@ var (
 
 func TestPayloadByteForByte(t *testing.T) {
 	t.Parallel()
-	body, err := newPayload("registry.example.com/team/app:1.0", digestA)
+	body, err := newPayload("registry.example.com/team/app:1.0", digestA, nil)
 	require.NoError(t, err)
 	require.Equal(t, `{"critical":{"identity":{"docker-reference":"registry.example.com/team/app:1.0"},`+
 		`"image":{"docker-manifest-digest":"sha256:`+hexA+`"},`+

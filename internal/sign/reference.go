@@ -3,7 +3,6 @@ package sign
 import (
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	docker "github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -15,29 +14,30 @@ type source struct {
 	repository string          // host/path, normalised as docker does
 	lookup     string          // tag or digest that finds the image
 	pins       []digest.Digest // what the image found must be
-	identity   string          // docker-reference of the payloads
+	identities []string        // docker-reference of the payloads
 }
 
-// parseSource reads a request's reference, pin and identity.
+// parseSource reads a request's reference, pin and identity; without one in the
+// request, the rules give it.
 //
 // A reference with tag and digest is looked up by its tag, and the digest is a
 // pin: the signature will say that the tag is this image, so it has to be.
-func parseSource(req Request) (source, error) {
+func parseSource(req Request, rules []IdentityRule) (source, error) {
 	named, err := docker.ParseNormalizedNamed(req.Reference)
 	if err != nil {
 		return source{}, &ReferenceError{Reference: req.Reference, Reason: err.Error()}
 	}
 	src := source{given: req.Reference, repository: named.Name()}
-	digested, hasDigest := named.(docker.Digested)
-	if hasDigest {
+	suffix := ""
+	if digested, ok := named.(docker.Digested); ok {
 		src.lookup = digested.Digest().String()
-		src.identity = src.repository + "@" + src.lookup
+		suffix = "@" + src.lookup
 		src.pins = append(src.pins, digested.Digest())
 	}
 	// latest is docker's meaning of a bare name, not of a name with a digest.
 	if tagged, ok := docker.TagNameOnly(named).(docker.Tagged); ok {
 		src.lookup = tagged.Tag()
-		src.identity = src.repository + ":" + src.lookup
+		suffix = ":" + src.lookup
 	}
 	if req.Digest != "" {
 		pin, err := digest.Parse(req.Digest)
@@ -46,22 +46,10 @@ func parseSource(req Request) (source, error) {
 		}
 		src.pins = append(src.pins, pin)
 	}
-	if req.Identity != "" {
-		if err := checkIdentity(req.Identity); err != nil {
-			return source{}, err
-		}
-		src.identity = req.Identity
+	if src.identities, err = identities(src.repository, suffix, req.Identity, rules); err != nil {
+		return source{}, err
 	}
 	return src, nil
-}
-
-// checkIdentity refuses an identity that containers/image could not read back:
-// such a signature would be accepted by nobody who looks at it.
-func checkIdentity(name string) error {
-	if _, err := docker.ParseNormalizedNamed(name); err != nil || !utf8.ValidString(name) {
-		return &ReferenceError{Reference: name, Reason: "not an identity: an image reference is needed"}
-	}
-	return nil
 }
 
 // attachmentTag is the tag under which the signatures of a manifest are found.

@@ -35,6 +35,9 @@ type resolved struct {
 	kind    kind
 	digest  digest.Digest
 	content content
+
+	mediaType string // as the registry says
+	size      int64
 }
 
 // content is what manifests and indexes say of themselves.
@@ -54,7 +57,7 @@ func resolve(ctx context.Context, repo imageReader, src source) (resolved, error
 	if err != nil {
 		return resolved{}, fmt.Errorf("resolving %s: %w", src.given, err)
 	}
-	img := resolved{source: src, digest: found.Digest}
+	img := resolved{source: src, digest: found.Digest, mediaType: found.MediaType, size: int64(len(found.Body))}
 	if img.kind, err = kindOf(src.given, found.MediaType); err != nil {
 		return resolved{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,8 +25,24 @@ const (
 
 // target is one manifest to sign.
 type target struct {
-	digest   digest.Digest
-	platform string // "index", os/arch[/variant], or empty when nobody had to know
+	digest    digest.Digest
+	platform  string // "index", os/arch[/variant], or empty when nobody had to know
+	mediaType string
+	size      int64
+}
+
+// target is the manifest itself.
+func (r *resolved) target(platform string) target {
+	return target{digest: r.digest, platform: platform, mediaType: r.mediaType, size: r.size}
+}
+
+// targetOf is a child of an index.
+func targetOf(child oci.Descriptor) target {
+	t := target{digest: child.Digest, mediaType: child.MediaType, size: child.Size}
+	if child.Platform != nil {
+		t.platform = platformOf(child.Platform).String()
+	}
+	return t
 }
 
 // selection is which manifests of an image are to be signed, or why none is.
@@ -34,13 +51,25 @@ type selection struct {
 	skipped string
 }
 
+// extent is how much of an index is signed.
+type extent struct {
+	skipIndex bool // not the index itself
+	recursive bool // all that is in it, whatever the platforms asked for
+}
+
 // selectTargets chooses what to sign of an image.
-func selectTargets(ctx context.Context, repo imageReader, img resolved, wanted platforms, skipIndex bool) (selection, error) {
+func selectTargets(ctx context.Context, repo imageReader, img resolved, wanted platforms, e extent) (selection, error) {
 	if reason := img.notAnImage(); reason != "" {
 		return selection{skipped: reason}, nil
 	}
+	if e.recursive {
+		wanted = nil
+	}
+	if img.kind == indexKind && e.recursive {
+		return selectAll(ctx, repo, img)
+	}
 	if img.kind == indexKind {
-		return selectChildren(img, wanted, skipIndex), nil
+		return selectChildren(img, wanted, e.skipIndex), nil
 	}
 	return selectSingle(ctx, repo, img, wanted)
 }
@@ -54,7 +83,7 @@ func selectTargets(ctx context.Context, repo imageReader, img resolved, wanted p
 func selectChildren(img resolved, wanted platforms, skipIndex bool) selection {
 	var targets []target
 	if !skipIndex {
-		targets = append(targets, target{digest: img.digest, platform: indexPlatform})
+		targets = append(targets, img.target(indexPlatform))
 	}
 	children := 0
 	seen := map[digest.Digest]bool{img.digest: true}
@@ -68,11 +97,7 @@ func selectChildren(img resolved, wanted platforms, skipIndex bool) selection {
 			continue
 		}
 		seen[child.Digest] = true
-		name := ""
-		if child.Platform != nil {
-			name = platformOf(child.Platform).String()
-		}
-		targets = append(targets, target{digest: child.Digest, platform: name})
+		targets = append(targets, targetOf(child))
 	}
 	switch {
 	case children > 0:
@@ -81,6 +106,34 @@ func selectChildren(img resolved, wanted platforms, skipIndex bool) selection {
 		return selection{skipped: fmt.Sprintf("no platform of the index matches %s", wanted)}
 	}
 	return selection{skipped: "the index holds no image"}
+}
+
+// selectAll chooses an index and everything it holds, also what its indexes
+// hold: what runs nowhere, too.
+func selectAll(ctx context.Context, repo imageReader, img resolved) (selection, error) {
+	targets := []target{img.target(indexPlatform)}
+	seen := map[digest.Digest]bool{img.digest: true}
+	for children := img.content.Manifests; len(children) > 0; children = children[1:] {
+		child := children[0]
+		kind, err := kindOf("", child.MediaType)
+		if err != nil || child.Digest.Validate() != nil || seen[child.Digest] {
+			continue
+		}
+		if len(targets) > maxSignatures {
+			break // too many to go on, as will be said of all of them
+		}
+		seen[child.Digest] = true
+		targets = append(targets, targetOf(child))
+		if kind != indexKind {
+			continue
+		}
+		inner, err := resolve(ctx, repo, source{given: child.Digest.String(), lookup: child.Digest.String()})
+		if err != nil {
+			return selection{}, err
+		}
+		children = slices.Concat(children[:1], inner.content.Manifests, children[1:])
+	}
+	return selection{targets: targets}, nil
 }
 
 // selectable tells whether a child of an index is an image of a wanted platform.
@@ -106,7 +159,7 @@ func selectable(child oci.Descriptor, wanted platforms) bool {
 // stands in its config, which is read only if somebody asks for the platform.
 func selectSingle(ctx context.Context, repo imageReader, img resolved, wanted platforms) (selection, error) {
 	if len(wanted) == 0 {
-		return selection{targets: []target{{digest: img.digest}}}, nil
+		return selection{targets: []target{img.target("")}}, nil
 	}
 	body, err := repo.Blob(ctx, img.content.Config.Digest, maxConfig)
 	if err != nil {
@@ -121,15 +174,16 @@ func selectSingle(ctx context.Context, repo imageReader, img resolved, wanted pl
 	if !wanted.match(have) {
 		return selection{skipped: fmt.Sprintf("its platform %.128q matches none of %s", have, wanted)}, nil
 	}
-	return selection{targets: []target{{digest: img.digest, platform: have.String()}}}, nil
+	return selection{targets: []target{img.target(have.String())}}, nil
 }
 
 // checkTargets refuses an image as a whole of which a part cannot be signed.
-func checkTargets(img resolved, targets []target, keys int) error {
+// each is how many signatures a manifest gets.
+func checkTargets(img resolved, targets []target, each int) error {
 	refuse := func(reason string) error { return &UnsupportedError{Reference: img.given, Reason: reason} }
-	if len(targets)*keys > maxSignatures {
-		return refuse(fmt.Sprintf("%d manifests by %d keys are more than the %d signatures that one image can get",
-			len(targets), keys, maxSignatures))
+	if len(targets)*each > maxSignatures {
+		return refuse(fmt.Sprintf("%d manifests with %d signatures each are more than the %d that one image can get",
+			len(targets), each, maxSignatures))
 	}
 	for _, to := range targets {
 		if len(to.platform) > maxPlatform {

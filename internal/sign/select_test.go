@@ -82,7 +82,7 @@ func selectionOf(t *testing.T, s *store, tag string, wanted []string, skipIndex 
 	require.NoError(t, err)
 	filters, err := parsePlatforms(wanted)
 	require.NoError(t, err)
-	chosen, err := selectTargets(t.Context(), s, img, filters, skipIndex)
+	chosen, err := selectTargets(t.Context(), s, img, filters, extent{skipIndex: skipIndex})
 	require.NoError(t, err)
 	if chosen.skipped != "" {
 		require.Empty(t, chosen.targets)
@@ -129,11 +129,11 @@ func TestOnlyImagesAreSigned(t *testing.T) {
 			s.put("1", test.mediaType, []byte(test.body))
 			img, err := resolve(t.Context(), s, source{given: "app:1", lookup: "1"})
 			require.NoError(t, err)
-			chosen, err := selectTargets(t.Context(), s, img, nil, false)
+			chosen, err := selectTargets(t.Context(), s, img, nil, extent{})
 			require.NoError(t, err)
 			if test.want == "" {
 				require.Empty(t, chosen.skipped)
-				require.Equal(t, []target{{digest: img.digest}}, chosen.targets)
+				require.Equal(t, []target{img.target("")}, chosen.targets)
 				return
 			}
 			require.Contains(t, chosen.skipped, test.want)
@@ -145,15 +145,18 @@ func TestOnlyImagesAreSigned(t *testing.T) {
 func TestASingleImageIsReadForItsPlatformOnlyWhenAsked(t *testing.T) {
 	t.Parallel()
 	s := newStore()
-	s.image(t, "1")
+	d := s.image(t, "1")
+	whole := func(platform string) target {
+		return target{digest: d, platform: platform, mediaType: oci.MediaTypeImageManifest, size: int64(len(s.manifests["1"].Body))}
+	}
 	for _, test := range []struct {
 		wanted []string
 		want   []target
 		skip   string
 		blobs  int
 	}{
-		{nil, []target{{digest: s.manifests["1"].Digest}}, "", 0},
-		{[]string{"linux/amd64"}, []target{{digest: s.manifests["1"].Digest, platform: "linux/amd64"}}, "", 1},
+		{nil, []target{whole("")}, "", 0},
+		{[]string{"linux/amd64"}, []target{whole("linux/amd64")}, "", 1},
 		{[]string{"linux/arm64"}, nil, `its platform "linux/amd64" matches none of linux/arm64`, 1},
 	} {
 		s.counts()
@@ -161,7 +164,7 @@ func TestASingleImageIsReadForItsPlatformOnlyWhenAsked(t *testing.T) {
 		require.NoError(t, err)
 		filters, err := parsePlatforms(test.wanted)
 		require.NoError(t, err)
-		chosen, err := selectTargets(t.Context(), s, img, filters, false)
+		chosen, err := selectTargets(t.Context(), s, img, filters, extent{})
 		require.NoError(t, err)
 		require.Equal(t, selection{targets: test.want, skipped: test.skip}, chosen)
 		require.Equal(t, test.blobs, s.counts()["GET blob"])
@@ -220,9 +223,9 @@ func TestImagesThatCannotBeSignedAsAWhole(t *testing.T) {
 		many = append(many, d)
 	}
 	for says, children := range map[string][]oci.Descriptor{
-		"only sha256 digests can be signed":             {child("a", "linux/arm64"), long},
-		"has a name of more than":                       {named},
-		"1001 manifests by 2 keys are more than the 20": many,
+		"only sha256 digests can be signed":                          {child("a", "linux/arm64"), long},
+		"has a name of more than":                                    {named},
+		"1001 manifests with 2 signatures each are more than the 20": many,
 	} {
 		s := newStore()
 		index := s.put("1", oci.MediaTypeImageIndex, jsonOf(t, oci.Index{MediaType: oci.MediaTypeImageIndex, Manifests: children}))

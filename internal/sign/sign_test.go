@@ -71,9 +71,9 @@ func (w world) verify(t *testing.T, repository, identity, manifest string) {
 	require.True(t, ok)
 	require.JSONEq(t, constantConfig, string(config))
 	for i, key := range w.keys {
-		payload, ok := w.Blob(repository, read.layers[i].Digest.String())
+		payload, ok := w.Blob(repository, read.entries[i].Digest.String())
 		require.True(t, ok)
-		require.True(t, read.carries(key, payload))
+		require.True(t, carries(read, key, payload))
 		var claim simpleSigning
 		require.NoError(t, json.Unmarshal(payload, &claim))
 		require.Equal(t, identity, claim.Critical.Identity.DockerReference)
@@ -289,7 +289,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"Keys is empty": {Registry: &registry.Client{}, Locker: &locks{}},
 		"twice":         {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key, key}},
 		"ConfirmWrites": {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key}, ConfirmWrites: "sometimes"},
-		"Format":        {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key}, Format: "referrer"},
+		"neither tag":   {Registry: &registry.Client{}, Locker: &locks{}, Keys: []*Key{key}, Formats: []Format{"sig"}},
 	} {
 		_, err := New(o)
 		require.ErrorContains(t, err, says)

@@ -49,12 +49,16 @@ type Signature struct {
 	Format     string
 	Attachment string // digest of what carries the signature
 	Already    bool   // it was there before
+	Identity   string // what the image is called in it; only where there are several
+	// Hidden tells that cosign verify, from version 3, does not look at the
+	// signature, because the manifest has a bundle too. Only with ReportHidden.
+	Hidden bool
 }
 
 // Signer signs images. It is safe for concurrent use.
 type Signer struct {
 	options Options
-	open    func(name string) (repository, error)
+	open    func(name string) (attachmentStore, error)
 	jitter  func() float64 // from 0 up to 1
 }
 
@@ -64,18 +68,12 @@ type imageReader interface {
 	Blob(ctx context.Context, d digest.Digest, limit int64) ([]byte, error)
 }
 
-// repository is what signing needs of a *registry.Repository.
-type repository interface {
-	imageReader
-	attachmentStore
-}
-
 // New makes a signer.
 func New(o Options) (*Signer, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	return newSigner(o, func(name string) (repository, error) {
+	return newSigner(o, func(name string) (attachmentStore, error) {
 		// What a user has switched off for a scope is not done behind his back.
 		if err := o.Registry.AttachmentsAllowed(name); err != nil {
 			return nil, err
@@ -84,7 +82,7 @@ func New(o Options) (*Signer, error) {
 	})
 }
 
-func newSigner(o Options, open func(name string) (repository, error)) (*Signer, error) {
+func newSigner(o Options, open func(name string) (attachmentStore, error)) (*Signer, error) {
 	if err := o.validateRest(); err != nil {
 		return nil, err
 	}
@@ -95,7 +93,7 @@ func newSigner(o Options, open func(name string) (repository, error)) (*Signer, 
 // Sign signs an image. With an error, the result still says what was signed
 // until then.
 func (s *Signer) Sign(ctx context.Context, req Request) (Result, error) {
-	src, err := parseSource(req)
+	src, err := parseSource(req, s.options.Identities)
 	if err != nil {
 		return Result{}, err
 	}
@@ -117,15 +115,15 @@ func (s *Signer) Sign(ctx context.Context, req Request) (Result, error) {
 		return Result{}, err
 	}
 	result := Result{Digest: img.digest.String()}
-	chosen, err := selectTargets(ctx, repo, img, wanted, s.options.SkipIndex)
+	chosen, err := selectTargets(ctx, repo, img, wanted, extent{skipIndex: s.options.SkipIndex, recursive: s.options.Recursive})
 	if err != nil {
 		return result, err
 	}
-	if err := checkTargets(img, chosen.targets, len(keys)); err != nil {
+	if err := checkTargets(img, chosen.targets, s.signaturesOf(src, keys)); err != nil {
 		return result, err
 	}
 	result.Skipped = chosen.skipped
-	result.Signed, err = s.signEach(ctx, repo, src, chosen.targets, keys)
+	result.Signed, err = s.signEach(ctx, piecesOf(repo, src, chosen.targets, keys))
 	return result, err
 }
 
@@ -148,17 +146,50 @@ func (s *Signer) keys(fingerprints []string) ([]*Key, error) {
 	return chosen, nil
 }
 
+// signaturesOf is how many signatures each manifest gets. One whose identity has
+// to be told counts twice: what is told of an image has to fit into a message.
+func (s *Signer) signaturesOf(src source, keys []*Key) int {
+	each := 0
+	for _, format := range s.options.Formats {
+		switch {
+		case format == FormatReferrer:
+			each++
+		case len(src.identities) > 1:
+			each += 2 * len(src.identities)
+		default:
+			each++
+		}
+	}
+	return each * len(keys)
+}
+
+// piece is one manifest of an image, and what it is to be signed with.
+type piece struct {
+	target
+	repo       attachmentStore
+	identities []string
+	keys       []*Key
+}
+
+func piecesOf(repo attachmentStore, src source, targets []target, keys []*Key) []piece {
+	pieces := make([]piece, 0, len(targets))
+	for _, to := range targets {
+		pieces = append(pieces, piece{target: to, repo: repo, identities: src.identities, keys: keys})
+	}
+	return pieces
+}
+
 // signEach signs the manifests side by side. After a failure no further one is
 // begun, but those under way go on: a write that is cut leaves it open whether
 // it happened.
-func (s *Signer) signEach(ctx context.Context, repo repository, src source, targets []target, keys []*Key) ([]Signature, error) {
-	signed := make([][]Signature, len(targets))
+func (s *Signer) signEach(ctx context.Context, pieces []piece) ([]Signature, error) {
+	signed := make([][]Signature, len(pieces))
 	var failed atomic.Bool
 	var group errgroup.Group
 	group.SetLimit(maxParallel)
-	for i, target := range targets {
+	for i, p := range pieces {
 		sign := guarded(func() (err error) {
-			signed[i], err = s.signOne(ctx, repo, src, target, keys)
+			signed[i], err = s.signOne(ctx, p)
 			return err
 		})
 		group.Go(func() error {
@@ -167,7 +198,7 @@ func (s *Signer) signEach(ctx context.Context, repo repository, src source, targ
 			}
 			if err := sign(); err != nil {
 				failed.Store(true)
-				return fmt.Errorf("signing %s@%s: %w", src.repository, target.digest, err)
+				return fmt.Errorf("signing %s@%s: %w", p.repo.Name(), p.digest, err)
 			}
 			return nil
 		})
@@ -176,27 +207,25 @@ func (s *Signer) signEach(ctx context.Context, repo repository, src source, targ
 	return slices.Concat(signed...), err
 }
 
-// signOne signs one manifest with each key and attaches the signatures.
-func (s *Signer) signOne(ctx context.Context, repo attachmentStore, src source, to target, keys []*Key) ([]Signature, error) {
-	payload, err := newPayload(src.identity, to.digest)
-	if err != nil {
-		return nil, err
+// signOne signs one manifest with each key, and attaches the signatures in each
+// format, side by side.
+func (s *Signer) signOne(ctx context.Context, p piece) ([]Signature, error) {
+	signed := make([][]Signature, len(s.options.Formats))
+	var group errgroup.Group
+	for i, format := range s.options.Formats {
+		attach := s.attachTagged
+		if format == FormatReferrer {
+			attach = s.attachReferring
+		}
+		group.Go(guarded(func() (err error) {
+			signed[i], err = attach(ctx, p)
+			return err
+		}))
 	}
-	signatures := newSignatures(keys, payload)
-	attached, err := s.attach(ctx, repo, to.digest, signatures)
-	if err != nil {
-		return nil, err
+	err := group.Wait()
+	all := slices.Concat(signed...)
+	for i := range all {
+		all[i].Platform = p.platform
 	}
-	results := make([]Signature, 0, len(keys))
-	for _, made := range signatures.each {
-		results = append(results, Signature{
-			Digest:     to.digest.String(),
-			Platform:   to.platform,
-			Key:        made.key.Fingerprint(),
-			Format:     string(s.options.Format),
-			Attachment: attached.String(),
-			Already:    made.already,
-		})
-	}
-	return results, nil
+	return all, err
 }

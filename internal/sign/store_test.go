@@ -25,6 +25,9 @@ type store struct {
 	constants map[digest.Digest]bool
 	requests  []string
 
+	api        bool // it lists referrers by itself
+	fullConfig bool // it refuses the shared config
+
 	latency time.Duration
 	turn    time.Duration // how long a PUT of a manifest waits before it is sent
 	// onPut, when set, does what is to happen instead of the next PUT of a manifest.
@@ -82,11 +85,13 @@ func (s *store) PutManifest(ctx context.Context, reference, mediaType string, bo
 		case <-ctx.Done():
 		}
 	}
-	end, err := begin()
-	if err != nil {
-		return &registry.Error{Op: "put manifest", Method: "PUT", Err: err}
+	if begin != nil {
+		end, err := begin()
+		if err != nil {
+			return &registry.Error{Op: "put manifest", Method: "PUT", Err: err}
+		}
+		defer end()
 	}
-	defer end()
 	if err := s.count(ctx, "PUT manifest"); err != nil {
 		return err
 	}
@@ -153,6 +158,47 @@ func (s *store) Holds(d digest.Digest) {
 	defer s.mu.Unlock()
 	s.constants[d] = true
 }
+
+func (s *store) Has(ctx context.Context, d digest.Digest) (bool, error) {
+	if err := s.count(ctx, "HEAD manifest"); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.manifests[d.String()]
+	return ok, nil
+}
+
+func (s *store) HasReferrersAPI(context.Context, digest.Digest) (bool, error) { return s.api, nil }
+
+func (s *store) Referrers(ctx context.Context, subject digest.Digest) ([]oci.Descriptor, error) {
+	if err := s.count(ctx, "GET referrers"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var entries []oci.Descriptor
+	for reference, found := range s.manifests {
+		var read oci.Manifest
+		if reference != found.Digest.String() || json.Unmarshal(found.Body, &read) != nil || read.Subject == nil || read.Subject.Digest != subject {
+			continue
+		}
+		entries = append(entries, oci.Descriptor{MediaType: found.MediaType, Digest: found.Digest, Size: int64(len(found.Body)),
+			ArtifactType: read.ArtifactType, Annotations: read.Annotations})
+	}
+	return entries, nil
+}
+
+func (s *store) DeleteManifest(ctx context.Context, d digest.Digest) error {
+	if err := s.count(ctx, "DELETE manifest"); err != nil {
+		return err
+	}
+	s.remove(d.String())
+	return nil
+}
+
+func (s *store) RefusesSharedConfig() bool { return s.fullConfig }
+func (s *store) NoteSharedConfigRefused()  { s.fullConfig = true }
 
 // counts are the requests since the last call.
 func (s *store) counts() map[string]int {
@@ -267,12 +313,12 @@ func (silence) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // signerOn makes a signer of a store.
-func signerOn(t testing.TB, s repository, o Options) *Signer {
+func signerOn(t testing.TB, s attachmentStore, o Options) *Signer {
 	t.Helper()
 	if o.Locker == nil {
 		o.Locker = &locks{}
 	}
-	signer, err := newSigner(o, func(string) (repository, error) { return s, nil })
+	signer, err := newSigner(o, func(string) (attachmentStore, error) { return s, nil })
 	require.NoError(t, err)
 	return signer
 }

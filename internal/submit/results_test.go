@@ -1,6 +1,7 @@
 package submit_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,38 @@ func TestResults(t *testing.T) {
 	}
 	require.Equal(t, []submit.Result{row("r.example/app:1", index), row("r.example/app:1", child)}, rows["r.example/app:1"], "each digest once, as it was when it was signed")
 	require.Equal(t, []submit.Result{row("r.example/app:2", indexAgain), row("r.example/app:2", child)}, rows["r.example/app:2"])
+}
+
+// Signatures of one digest that differ in what they call it are two, also when
+// they are told of again; those that are passed over are counted once.
+func TestResultsOfSeveralIdentities(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	one := queue.SignedDigest{Digest: "sha256:d", Key: "sha256:k", Format: "tag", Attachment: "sha256:a", Identity: "docker.io/app:1", Hidden: true}
+	two := one
+	two.Identity = "r.example/app:1"
+	three := two
+	three.Format, three.Hidden = "referrer", false
+	half := timesOut
+	half.Digests = []queue.SignedDigest{one}
+	whole := signs
+	whole.Digests = []queue.SignedDigest{one, two, three}
+	serve(t, s.conn, everyOther(ends(half, whole), ends(whole)))
+	submitted(t, s, "nightly", 2)
+	b := s.find(t, "nightly")
+	require.Equal(t, 1, retried(t, b, "").Requests)
+	require.NoError(t, b.Wait(t.Context(), nil))
+
+	rows := map[string][]string{}
+	for _, r := range resultsOf(t, b) {
+		rows[r.Reference] = append(rows[r.Reference], fmt.Sprint(r.Format, " ", r.Identity, " ", r.Hidden))
+	}
+	want := []string{"tag docker.io/app:1 true", "tag r.example/app:1 true", "referrer r.example/app:1 false"}
+	require.Equal(t, map[string][]string{"r.example/app:1": want, "r.example/app:2": want}, rows)
+	require.Equal(t, 4, reportOf(t, b).Hidden)
+	status, err := b.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 4, status.Hidden)
 }
 
 // The failed list from anywhere is the one that has the list at hand.

@@ -35,10 +35,11 @@ type Options struct {
 	Platforms []string
 	// Timeout bounds each attempt at an image.
 	Timeout time.Duration
-	// Keys and Format say what this submission signs with, where that is its
-	// own choice: for the record of the batch alone.
-	Keys   []string
-	Format string
+	// Keys, Format and Signing say what this submission signs with and how, where
+	// that is its own choice: for the record of the batch alone.
+	Keys    []string
+	Format  string
+	Signing queue.SigningOptions
 	// Batch names the batch; empty makes a name. A batch of that name goes on
 	// if it has the same list and options.
 	Batch string
@@ -130,7 +131,7 @@ func (s *Submission) findOrCreate(ctx context.Context, hash string) error {
 		List: hash,
 		Options: queue.BatchOptions{
 			Registry: o.List.Registry, Project: o.List.Project,
-			Platforms: o.Platforms, Keys: o.Keys, Format: o.Format, Timeout: queue.Seconds(o.Timeout),
+			Platforms: o.Platforms, Keys: o.Keys, Format: o.Format, Signing: o.Signing, Timeout: queue.Seconds(o.Timeout),
 		},
 		CreatedAt: time.Now().UTC(),
 	}
@@ -180,7 +181,7 @@ func (s *Submission) find(ctx context.Context, want queue.Batch) (found bool, er
 // same reports whether two records are of one submission.
 func same(a, b queue.Batch) bool {
 	return a.List == b.List && a.Options.Registry == b.Options.Registry && a.Options.Project == b.Options.Project &&
-		a.Options.Format == b.Options.Format &&
+		a.Options.Format == b.Options.Format && a.Options.Signing.Equal(b.Options.Signing) &&
 		slices.Equal(a.Options.Platforms, b.Options.Platforms) && slices.Equal(a.Options.Keys, b.Options.Keys)
 }
 

@@ -284,6 +284,13 @@ func TestBatchOfAnotherList(t *testing.T) {
 		"platforms": func(o *submit.Options) { o.Platforms = nil },
 		"keys":      func(o *submit.Options) { o.Keys = nil },
 		"format":    func(o *submit.Options) { o.Format = "referrer" },
+
+		"annotations": func(o *submit.Options) { o.Signing.Annotations = []string{"team=a"} },
+		"identities":  func(o *submit.Options) { o.Signing.Identities = []string{"r.example=docker.io"} },
+		"replaced":    func(o *submit.Options) { o.Signing.Replaced = []string{"sha256:old"} },
+		"timestamps":  func(o *submit.Options) { o.Signing.Timestamps = true },
+		"index":       func(o *submit.Options) { o.Signing.SkipIndex = true },
+		"recursive":   func(o *submit.Options) { o.Signing.Recursive = true },
 	} {
 		other := o
 		change(&other)

@@ -17,6 +17,10 @@ type Tally struct {
 	Skipped       int `json:"skipped"`
 	Dead          int `json:"dead"`
 	Cancelled     int `json:"cancelled"`
+	// Hidden is how many signatures of the signed, not requests, cosign verify
+	// passes over, from version 3; known only where those who signed were told to
+	// look.
+	Hidden int `json:"hidden,omitempty"`
 }
 
 // Done is how many requests have ended.
@@ -84,8 +88,23 @@ func (t *tally) add(o queue.Outcome) (fresh bool, err error) {
 		}
 	}
 	t.put(o.Seq, k, now)
+	t.sum.Hidden += hidden(o)
 	t.behind = t.behind || o.Seq == 0 && o.Gen > 0
 	return true, nil
+}
+
+// hidden counts the signatures that are passed over. A request that failed may
+// have made some too; the generation that signs it counts them all.
+func hidden(o queue.Outcome) (n int) {
+	if o.Verdict.Failed() {
+		return 0
+	}
+	for _, d := range o.Digests {
+		if d.Hidden {
+			n++
+		}
+	}
+	return n
 }
 
 // note takes into account that requests are asked for in a new generation.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -31,6 +32,14 @@ type book struct {
 	cancelled int             // generations, from the first on
 	paused    map[string]bool // lanes and hosts
 	present   map[string]queue.Presence
+	announced []queue.Presence
+	ears      map[int]*ear
+}
+
+// ear is a worker that listens to the others.
+type ear struct {
+	each func(queue.Presence, time.Duration)
+	gone func(string)
 }
 
 func newBook() *book {
@@ -40,6 +49,7 @@ func newBook() *book {
 		ledger:   make(map[string]queue.Entry),
 		paused:   make(map[string]bool),
 		present:  make(map[string]queue.Presence),
+		ears:     make(map[int]*ear),
 	}
 }
 
@@ -150,11 +160,59 @@ func (b *book) Paused(ctx context.Context, target string) (p queue.Pause, ok boo
 }
 
 func (b *book) Announce(ctx context.Context, p queue.Presence) error {
-	return b.ask(ctx, "announce", func() { b.present[p.Worker] = p })
+	if err := b.ask(ctx, "announce", func() {
+		b.present[p.Worker] = p
+		b.announced = append(b.announced, p)
+	}); err != nil {
+		return err
+	}
+	for _, e := range b.listening() {
+		e.each(p, 0)
+	}
+	return nil
 }
 
 func (b *book) Withdraw(ctx context.Context, worker string) error {
-	return b.ask(ctx, "withdraw", func() { delete(b.present, worker) })
+	if err := b.ask(ctx, "withdraw", func() { delete(b.present, worker) }); err != nil {
+		return err
+	}
+	for _, e := range b.listening() {
+		e.gone(worker)
+	}
+	return nil
+}
+
+func (b *book) Presences(ctx context.Context, each func(queue.Presence, time.Duration), gone func(string)) error {
+	var standing []queue.Presence
+	var id int
+	if err := b.ask(ctx, "hear", func() {
+		id = len(b.ears)
+		b.ears[id] = &ear{each, gone}
+		standing = slices.Collect(maps.Values(b.present))
+	}); err != nil {
+		return err
+	}
+	for _, p := range standing {
+		each(p, time.Second)
+	}
+	<-ctx.Done()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ears[id] = nil
+	return context.Cause(ctx)
+}
+
+func (b *book) listening() []*ear {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.DeleteFunc(slices.Collect(maps.Values(b.ears)), func(e *ear) bool { return e == nil })
+}
+
+// saidBy are the announcements of a worker, in order.
+func (b *book) saidBy(worker string) []queue.Presence {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(b.announced), func(p queue.Presence) bool { return p.Worker != worker })
 }
 
 func (b *book) made() []string {

@@ -63,6 +63,7 @@ func classify(err error) failure {
 		disabled    *registry.AttachmentsDisabledError
 		credential  *registry.CredentialError
 		redirect    *registry.RedirectError
+		throttled   *registry.ThrottledError
 	)
 	permanent := func(class string) failure { return failure{class: class, permanent: true} }
 	ours := func(class string) failure { return failure{class: class, permanent: true, unheard: true} }
@@ -92,6 +93,8 @@ func classify(err error) failure {
 		return ours(Denied)
 	case errors.As(err, &credential):
 		return ours(Unauthorized)
+	case errors.As(err, &throttled):
+		return failure{class: RateLimited, retryAfter: throttled.For}
 	case errors.As(err, &answer):
 		return classifyAnswer(answer)
 	}

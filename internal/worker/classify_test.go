@@ -70,6 +70,7 @@ func TestClassify(t *testing.T) {
 		// Why it did not.
 		{"connection refused", &registry.Error{Err: errors.New("connection refused")}, transient(Network)},
 		{"redirect refused", &registry.Error{Err: &registry.RedirectError{}}, permanent(Denied)},
+		{"a host that wants none for a while", &registry.ThrottledError{For: 7 * time.Second}, later(RateLimited)},
 		{"one call took too long", overdue(t), transient(Timeout)},
 
 		// Of this program.

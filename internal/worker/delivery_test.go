@@ -146,6 +146,11 @@ func TestDelivery(t *testing.T) {
 			left:  &queue.Entry{Class: RateLimited, Waited: queue.Seconds(5500 * time.Millisecond)},
 		},
 		{
+			name: "a host that is left alone is not an attempt", sign: returns(sign.Result{}, &registry.ThrottledError{Host: "r.example", For: 30 * time.Second}),
+			steps: []string{"sign", "read ledger", "ledger", "nak 33s"},
+			left:  &queue.Entry{Class: RateLimited, Waited: queue.Seconds(33 * time.Second)},
+		},
+		{
 			name: "429 without a time, again and again", delivered: 40, entry: &queue.Entry{Waited: queue.Seconds(time.Minute)}, sign: returns(sign.Result{}, answered(429, 0)),
 			steps: redelivery("read outcome", "ledger: in flight", "sign", "ledger", "nak 1m0s"),
 			left:  &queue.Entry{Class: RateLimited, Waited: queue.Seconds(2 * time.Minute)},

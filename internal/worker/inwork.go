@@ -201,9 +201,6 @@ func (w *inWork) count() int {
 	return len(w.jobs)
 }
 
-// maxTold bounds the registries that a worker tells of: what it says is a message.
-const maxTold = 64
-
 // told are the registries that are left alone, the first to be tried again first.
 func (w *inWork) told() []queue.HostState {
 	w.mu.Lock()
@@ -218,7 +215,7 @@ func (w *inWork) told() []queue.HostState {
 		return cmp.Or(a.breaker.until.Compare(b.breaker.until), strings.Compare(a.name, b.name))
 	})
 	var states []queue.HostState
-	for _, h := range open[:min(len(open), maxTold)] {
+	for _, h := range open {
 		states = append(states, queue.HostState{Host: h.name, InWork: h.stays, Open: true, Until: h.breaker.until.UTC(), Reason: h.breaker.reason})
 	}
 	return states

@@ -16,6 +16,7 @@ import (
 
 	"github.com/signfleet/signfleet/internal/deadline"
 	"github.com/signfleet/signfleet/internal/queue"
+	"github.com/signfleet/signfleet/internal/registry"
 	"github.com/signfleet/signfleet/internal/sign"
 )
 
@@ -301,21 +302,48 @@ func TestSilentRegistryLeavesRoom(t *testing.T) {
 	}
 }
 
-// Images that wait for their turn, as for the locks of a queue that is away, say
-// nothing of their registry.
+// Images that wait for their turn, as for the locks of a queue that is away or for
+// a registry that takes few requests a second, say nothing of their registry.
 func TestWaitingForATurnIsNoSilence(t *testing.T) {
 	t.Parallel()
+	for _, turn := range []deadline.Turn{deadline.Lock, deadline.Rate} {
+		t.Run(string(turn), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h, drain := openHarbour(t, 4, queue.LaneBulk)
+				h.set(func() { h.hang["r.example"], h.turn = true, turn })
+				h.send("r.example", queue.LaneBulk, 8)
+				time.Sleep(time.Minute)
+				held, _ := h.seen("r.example")
+				require.Equal(t, 4, held)
+				h.book.mu.Lock()
+				require.Empty(t, h.book.ledger, "nothing was given back")
+				h.book.mu.Unlock()
+				drain()
+			})
+		})
+	}
+}
+
+// A registry that asks to be left alone is alive: its images wait, and its
+// breaker stays closed.
+func TestThrottledRegistryIsNotIll(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h, drain := openHarbour(t, 4, queue.LaneBulk)
-		h.set(func() { h.hang["r.example"], h.turn = true, deadline.Lock })
-		h.send("r.example", queue.LaneBulk, 8)
-		time.Sleep(time.Minute)
-		held, _ := h.seen("r.example")
-		require.Equal(t, 4, held)
-		h.book.mu.Lock()
-		require.Empty(t, h.book.ledger, "nothing was given back")
-		h.book.mu.Unlock()
-		drain()
+		b := newBook()
+		w := testWorker(b, func(context.Context, sign.Request) (sign.Result, error) {
+			return sign.Result{}, &registry.ThrottledError{Host: "r.example", For: 30 * time.Second}
+		})
+		for _, r := range numbered("r.example", 20) {
+			deliver(t, w, b, r, 1)
+			time.Sleep(time.Second)
+		}
+		require.Empty(t, w.inWork.told())
+		require.Empty(t, b.outcomes)
+		require.Len(t, b.ledger, 20)
+		for _, e := range b.ledger {
+			require.Zero(t, e.Attempts)
+		}
 	})
 }
 

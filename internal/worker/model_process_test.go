@@ -292,6 +292,11 @@ func (p *process) Announce(ctx context.Context, w queue.Presence) error {
 	return p.call(ctx, "announce", "announce", func() { p.server.books.present[w.Worker] = true })
 }
 
+func (p *process) Presences(ctx context.Context, _ func(queue.Presence, time.Duration), _ func(string)) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
 func (p *process) Withdraw(ctx context.Context, worker string) error {
 	return p.call(ctx, "withdraw", "withdraw", func() { delete(p.server.books.present, worker) })
 }

@@ -52,6 +52,9 @@ type Options struct {
 	// worker, and NewerPatience how old it may get that way.
 	NewerWait     time.Duration
 	NewerPatience time.Duration
+	// Throttle, when set, is told what the rest of the fleet has at each registry,
+	// and asked what this worker has there.
+	Throttle Throttle
 }
 
 // DefaultOptions are the limits of the daemon, without a name.

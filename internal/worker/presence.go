@@ -14,9 +14,13 @@ import (
 // miss the signs of life.
 const withdrawPatience = 2 * time.Second
 
+// speakEvery is how often at most a worker speaks out of turn.
+const speakEvery = 200 * time.Millisecond
+
 // announce tells the fleet that this worker is there and what it has in hand,
-// until ctx ends: again and again, and at once when it begins to drain. That
-// the queue does not take it disturbs nothing else.
+// until ctx ends: again and again, at once when it begins to drain, and soon
+// when a registry asks for fewer requests. That the queue does not take it
+// disturbs nothing else.
 func (w *Worker) announce(ctx context.Context, drain <-chan struct{}) {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -30,20 +34,63 @@ func (w *Worker) announce(ctx context.Context, drain <-chan struct{}) {
 	defer ticker.Stop()
 	heard := true
 	for {
-		p.InWork, p.Hosts = w.inWork.count(), w.inWork.told()
+		p.InWork, p.Hosts = w.inWork.count(), w.sharing.tell(w.inWork.told())
 		heard = w.say(ctx, p, heard)
-		select {
-		case <-ticker.C:
-		case <-drain:
+		switch w.awaitWord(ctx, ticker.C, drain) {
+		case beat:
+			w.sharing.heed()
+		case draining:
 			p.Draining, drain = true, nil
-		case <-ctx.Done():
-			farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawPatience)
-			defer cancel()
-			if err := w.records.Withdraw(farewell, w.options.Name); err != nil && heard {
-				w.log.Warn("cannot withdraw from the workers, it is listed for some seconds more", zap.Error(err))
-			}
+		case leaving:
+			w.withdraw(ctx, heard)
 			return
 		}
+	}
+}
+
+// word is why a worker announces itself again.
+type word int
+
+const (
+	beat word = iota // it was silent for AnnounceEvery
+	news             // of a registry
+	draining
+	leaving
+)
+
+// awaitWord returns when there is something to announce. News that comes within
+// speakEvery of the last announcement is told together. That there are requests
+// for a registry for the first time is no news that anybody brings: it is looked for.
+func (w *Worker) awaitWord(ctx context.Context, beats <-chan time.Time, drain <-chan struct{}) word {
+	look := time.NewTicker(speakEvery)
+	defer look.Stop()
+	var throttled, other <-chan struct{} // not yet
+	for {
+		select {
+		case <-look.C:
+			if w.sharing.untold() {
+				return news
+			}
+			throttled, other = w.sharing.throttle.Throttled(), w.sharing.news
+		case <-beats:
+			return beat
+		case <-throttled:
+			return news
+		case <-other:
+			return news
+		case <-drain:
+			return draining
+		case <-ctx.Done():
+			return leaving
+		}
+	}
+}
+
+func (w *Worker) withdraw(ctx context.Context, heard bool) {
+	farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawPatience)
+	defer cancel()
+	if err := w.records.Withdraw(farewell, w.options.Name); err != nil && heard {
+		w.log.Warn("cannot withdraw from the workers, it is listed for some seconds more", zap.Error(err))
 	}
 }
 

@@ -36,6 +36,7 @@ type records interface {
 	Cancelled(ctx context.Context, batch string) (queue.Cancellation, bool, error)
 	Paused(ctx context.Context, target string) (queue.Pause, bool, error)
 	Announce(ctx context.Context, p queue.Presence) error
+	Presences(ctx context.Context, each func(p queue.Presence, age time.Duration), gone func(worker string)) error
 	Withdraw(ctx context.Context, worker string) error
 }
 
@@ -51,6 +52,7 @@ type Worker struct {
 	log     *zap.Logger
 	control *control
 	inWork  *inWork
+	sharing *sharing
 	random  func() float64 // 0 to 1, for jitter
 }
 
@@ -72,6 +74,7 @@ func newWorker(r records, signer Signer, o Options, log *zap.Logger) *Worker {
 		options: o, records: r, signer: signer, log: log,
 		control: newControl(r, log),
 		inWork:  newInWork(o, log),
+		sharing: newSharing(o),
 		random:  rand.Float64,
 	}
 }
@@ -103,6 +106,7 @@ func (w *Worker) run(ctx context.Context, lanes []lane) {
 	defer served()
 	beside.Go(func() { w.watch(serving) })
 	beside.Go(func() { w.announce(serving, ctx.Done()) })
+	beside.Go(func() { w.hear(serving) })
 
 	var each sync.WaitGroup
 	for _, from := range lanes {

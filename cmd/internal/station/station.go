@@ -1,4 +1,4 @@
-// Package station builds what signs out of settings: the key, the registry
+// Package station builds what signs out of settings: the keys, the registry
 // client, the signer and the worker loop around them. Both programs build it
 // here, so that a submitter without a fleet signs just as a fleet does.
 package station
@@ -22,11 +22,13 @@ import (
 	"github.com/signfleet/signfleet/internal/worker"
 )
 
-// Station is a key and the registries it signs in.
+// Station is the keys and the registries they sign in.
 type Station struct {
-	Key      *sign.Key
+	Keys     []*sign.Key
 	Registry *registry.Client
 
+	replaced []*sign.PublicKey
+	throttle throttle
 	settings config.Signing
 	log      *zap.Logger
 }
@@ -66,36 +68,32 @@ func Limits(s config.Signing, name string) worker.Options {
 // ErrNoKey says that no key was named.
 var ErrNoKey = errors.New("no key to sign with: name one with --sigstore-key")
 
-// New checks the policy, opens the key, once for the life of the process, and
+// New checks the policy, opens the keys, once for the life of the process, and
 // makes the registry client. ctx ends the waiting for a passphrase.
 func New(ctx context.Context, c Config) (*Station, error) {
 	s := c.Settings
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	if s.Key == "" {
+	if len(s.Keys) == 0 {
 		return nil, ErrNoKey
 	}
 	if err := checkPolicy(s, c.Log); err != nil {
 		return nil, err
 	}
-	key, err := sign.LoadKey(s.Key, func() ([]byte, error) {
-		return config.Passphrase(ctx, s.PassphraseFile, c.Stdin, c.Prompt)
-	})
+	replaced, err := replacedKeys(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	// Opening an encrypted key takes 64 MiB for a moment. Left to itself, the heap
-	// would be allowed to stay that large.
-	debug.FreeOSMemory()
-	if warning := key.Warning(); warning != "" {
-		c.Log.Warn(warning)
+	keys, err := openKeys(ctx, c, replaced)
+	if err != nil {
+		return nil, err
 	}
-	client, err := registry.New(s.Registry(c.Source, "signfleet/"+Version(), c.Log))
+	client, err := newClient(s.Registry(c.Source, "signfleet/"+Version(), c.Log))
 	if err != nil {
 		return nil, fmt.Errorf("set up access to registries: %w", err)
 	}
-	return &Station{Key: key, Registry: client, settings: s, log: c.Log}, nil
+	return &Station{Keys: keys, Registry: client.Client, replaced: replaced, throttle: client, settings: s, log: c.Log}, nil
 }
 
 // checkPolicy refuses a policy that asks for more than can be evaluated.
@@ -123,18 +121,17 @@ func checkPolicy(s config.Signing, log *zap.Logger) error {
 // Worker returns a worker loop on conn that signs at this station, under locks
 // of the kind it is given.
 func (s *Station) Worker(conn *queue.Conn, o worker.Options, locks sign.Locker) (*worker.Worker, error) {
-	signer, err := sign.New(sign.Options{
-		Registry:      s.Registry,
-		Locker:        locks,
-		Keys:          []*sign.Key{s.Key},
-		ConfirmWrites: sign.ConfirmWrites(s.settings.ConfirmWrites),
-		Format:        sign.Format(s.settings.Format),
-		LockTTL:       conn.LockTTL(),
-		Log:           s.log,
-	})
+	asked, err := s.settings.Sign()
 	if err != nil {
 		return nil, err
 	}
+	asked.Registry, asked.Locker, asked.LockTTL, asked.Log = s.Registry, locks, conn.LockTTL(), s.log
+	asked.Keys, asked.Replaced = s.Keys, s.replaced
+	signer, err := sign.New(asked)
+	if err != nil {
+		return nil, err
+	}
+	o.Throttle = s.throttle
 	return worker.New(conn, signer, o, s.log)
 }
 

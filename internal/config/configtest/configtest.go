@@ -48,8 +48,10 @@ func isDefault(t *testing.T, flag *pflag.Flag, value any) {
 		for _, word := range list {
 			words = append(words, word.(string)) //nolint:forcetypeassert // a test may panic
 		}
-		text = strings.Join(words, ",")
+		require.Implements(t, (*pflag.SliceValue)(nil), flag.Value, flag.Name)
+		require.NoError(t, flag.Value.(pflag.SliceValue).Replace(words), flag.Name) //nolint:forcetypeassert // checked
+	} else {
+		require.NoError(t, flag.Value.Set(text), flag.Name)
 	}
-	require.NoError(t, flag.Value.Set(text), flag.Name)
 	assert.Equal(t, flag.DefValue, flag.Value.String(), flag.Name)
 }

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// keyFlags defines the flags of the keys to sign with.
+func keyFlags(flags *pflag.FlagSet) {
+	flags.StringSliceP("sigstore-key", "k", nil, "private `key` to sign with: a PEM file of cosign or hangar, or plain PKCS#8, SEC1 or PKCS#1; several sign side by side: repeat it")
+	flags.StringSlice("sigstore-passphrase-file", nil, "`file` with the passphrase of the key; of several keys: one file for all, or one for each, in the same order; without one it is asked for on a terminal")
+}
+
+// KeyFile is a private key, and the file with its passphrase, if there is one.
+type KeyFile struct {
+	Path, Passphrase string
+}
+
+// KeyFiles are the keys to sign with, in their order.
+func (s Signing) KeyFiles() []KeyFile {
+	files := make([]KeyFile, 0, len(s.Keys))
+	for i, path := range s.Keys {
+		file := KeyFile{Path: path}
+		switch len(s.PassphraseFiles) {
+		case 0:
+		case 1:
+			file.Passphrase = s.PassphraseFiles[0]
+		default:
+			file.Passphrase = s.PassphraseFiles[i]
+		}
+		files = append(files, file)
+	}
+	return files
+}
+
+// checkKeys refuses files that do not go together.
+func (s Signing) checkKeys() error {
+	keys, passphrases := len(s.Keys), len(s.PassphraseFiles)
+	if passphrases > 1 && passphrases != keys {
+		return fmt.Errorf("sigstore-passphrase-file: %d files for %d of sigstore-key: give one for all keys, or one for each in the same order",
+			passphrases, keys)
+	}
+	if len(s.PublicKeys) > 0 && len(s.ReplaceKeys) == 0 {
+		return errors.New("sigstore-pubkey: to sign, it only goes with replace-key, which says whose signatures go: " +
+			"give the fingerprint of that key with --replace-key, or leave --sigstore-pubkey out")
+	}
+	_, err := s.Replaced()
+	return err
+}
+
+// Replaced are the fingerprints of the keys whose signatures go, each once.
+func (s Signing) Replaced() ([]string, error) {
+	var fingerprints []string
+	for _, text := range s.ReplaceKeys {
+		sum := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(text), "sha256:"))
+		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
+			return nil, fmt.Errorf("replace-key: %q is not the fingerprint of a key: write sha256: and 64 hexadecimal digits, "+
+				"as results and logs name keys", text)
+		}
+		if fingerprint := "sha256:" + sum; !slices.Contains(fingerprints, fingerprint) {
+			fingerprints = append(fingerprints, fingerprint)
+		}
+	}
+	return fingerprints, nil
+}
