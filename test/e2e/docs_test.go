@@ -19,6 +19,7 @@ const (
 	documentedRegistry = "registry.example.com"
 	documentedNATS     = "nats.example.com:4222" // without a user, or with one
 	documentedConfig   = "configs/sign-worker.yaml"
+	documentedOldKey   = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" // of old.key
 )
 
 // TestDocumentedCommandsWork runs every command that README.md and docs/ show,
@@ -41,7 +42,7 @@ func TestDocumentedCommandsWork(t *testing.T) {
 	})
 	ci, err := os.ReadFile("../../.ci/run")
 	require.NoError(t, err)
-	d := documented{machine: newMachine(t), server: server}
+	d := documented{machine: newMachine(t), server: server, keys: map[string]peers.KeyPair{"cosign": w.key, "old": newKey(t), "new": newKey(t)}}
 	d.prepare()
 	var workers []*program
 	for _, command := range commands {
@@ -74,17 +75,21 @@ func TestDocumentedCommandsWork(t *testing.T) {
 type documented struct {
 	*machine
 	server *peers.NATS
+	keys   map[string]peers.KeyPair // by the names of their files
 }
 
 func (d documented) prepare() {
 	d.t.Helper()
 	d.write("images.txt", strings.Join([]string{d.here(documentedRegistry + "/team/app:1.4"), d.here(documentedRegistry + "/team/proxy:2.0")}, "\n"))
-	d.write("pass.txt", d.w.key.Passphrase)
-	for name, path := range map[string]string{"cosign.key": d.w.key.Private, "cosign.pub": d.w.key.Public} {
-		content, err := os.ReadFile(path)
-		require.NoError(d.t, err)
-		d.write(name, string(content))
+	for name, key := range d.keys {
+		for extension, path := range map[string]string{".key": key.Private, ".pub": key.Public} {
+			content, err := os.ReadFile(path)
+			require.NoError(d.t, err)
+			d.write(name+extension, string(content))
+		}
+		d.write(name+"-pass.txt", key.Passphrase)
 	}
+	d.write("pass.txt", d.w.key.Passphrase)
 	config, err := os.ReadFile(filepath.Join("../..", documentedConfig))
 	require.NoError(d.t, err)
 	// What the shipped file leaves to its reader.
@@ -98,6 +103,7 @@ func (d documented) prepare() {
 
 // here puts this machine's servers in the places of the documents'.
 func (d documented) here(text string) string {
+	text = strings.ReplaceAll(text, documentedOldKey, fingerprint(d.t, d.keys["old"]))
 	text = strings.ReplaceAll(text, documentedRegistry, d.w.registry.Host())
 	return strings.ReplaceAll(text, documentedNATS, strings.TrimPrefix(d.server.URL(), "nats://"))
 }
@@ -129,7 +135,8 @@ func (d documented) setup(args []string) {
 func (d documented) submit(args []string) {
 	d.t.Helper()
 	args = d.args(args)
-	if strings.HasPrefix(args[0], "-") && !slices.Contains(args, "--nats-url") {
+	reads := slices.Contains([]string{"validate", "inspect"}, args[0])
+	if reads || strings.HasPrefix(args[0], "-") && !slices.Contains(args, "--nats-url") {
 		args = append(args, "--tls-verify=false")
 	}
 	r := d.run("sign-submit", args...)

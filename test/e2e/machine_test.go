@@ -58,11 +58,12 @@ func (m *machine) env() []string {
 	}
 }
 
-// key returns the flags that name a key and its passphrase.
+// key returns the flags that name a key and its passphrase. The names of tests,
+// and so those of their directories, may have commas: in quotes, as it is documented.
 func (m *machine) key(k peers.KeyPair) []string {
 	m.t.Helper()
 	name := "pass-" + strings.ReplaceAll(strings.TrimPrefix(k.Private, "/"), "/", "-")
-	return []string{"--sigstore-key", k.Private, "--sigstore-passphrase-file", m.write(name, k.Passphrase)}
+	return []string{"--sigstore-key", `"` + k.Private + `"`, "--sigstore-passphrase-file", `"` + m.write(name, k.Passphrase) + `"`}
 }
 
 // list writes an image list and returns its path.

@@ -51,17 +51,28 @@ func requireRejected(t *testing.T, access peers.Access, publicKey, reference str
 func repository(t *testing.T) string {
 	t.Helper()
 	unique := filepath.Base(filepath.Dir(t.TempDir()))
-	return "e2e/" + strings.ToLower(strings.ReplaceAll(unique, "_", "-"))
+	return "e2e/" + strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(unique))
 }
 
 // viaProxy starts a proxy before the shared registry.
 func viaProxy(t *testing.T) (*peers.Proxy, *peers.Pusher) {
 	t.Helper()
 	w := shared(t)
-	proxy, err := peers.StartProxy(w.registry.Host(), w.registry.Access())
+	return proxyTo(t, w.registry.Host(), w.registry.Access())
+}
+
+// proxyTo starts a proxy before a registry.
+func proxyTo(t *testing.T, registry string, access peers.Access) (*peers.Proxy, *peers.Pusher) {
+	t.Helper()
+	proxy, err := peers.StartProxy(registry, access)
 	require.NoError(t, err)
 	t.Cleanup(proxy.Close)
-	pusher, err := peers.NewPusher(proxy.Host(), w.registry.Access())
+	pusher, err := peers.NewPusher(proxy.Host(), access)
 	require.NoError(t, err)
 	return proxy, pusher
 }

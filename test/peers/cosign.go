@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/signfleet/signfleet/test/peers/build"
 )
@@ -53,11 +54,25 @@ func CosignSignBundle(ctx context.Context, access Access, image string, key KeyP
 	return cosign(ctx, access, key.Passphrase, append(args, image)...)
 }
 
-// CosignVerify verifies an image with a public key, without a log; nil means
-// that cosign accepts it.
+// RejectedError is a verifier's refusal of an image.
+type RejectedError struct {
+	Image, Reason string
+}
+
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("%s is refused: %s", e.Image, e.Reason)
+}
+
+// CosignVerify verifies an image with a public key, without a log. It returns
+// nil, or a *RejectedError where cosign saw what there is and found no signature
+// by the key in it, or another error.
 func CosignVerify(ctx context.Context, access Access, image, publicKey string, flags ...string) error {
 	args := append([]string{"verify", "--key", publicKey, "--insecure-ignore-tlog"}, flags...)
-	return cosign(ctx, access, "", append(args, image)...)
+	err := cosign(ctx, access, "", append(args, image)...)
+	if err != nil && (strings.Contains(err.Error(), "no signatures found") || strings.Contains(err.Error(), "no matching ")) {
+		return &RejectedError{Image: image, Reason: err.Error()}
+	}
+	return err
 }
 
 // CosignVerifyAll is CosignVerify for many images of one key, in one run for

@@ -56,6 +56,12 @@ func (i Image) Signature(digest string) string {
 	return i.repository() + ":" + strings.Replace(digest, ":", "-", 1) + ".sig"
 }
 
+// Referrers returns the reference of the tag under which the referrers of a
+// digest are listed where the registry does not list them.
+func (i Image) Referrers(digest string) string {
+	return strings.TrimSuffix(i.Signature(digest), ".sig")
+}
+
 func (i Image) at(digest string) string { return i.repository() + "@" + digest }
 
 func (i Image) repository() string {

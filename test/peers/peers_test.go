@@ -89,6 +89,9 @@ func TestCosignBundleHidesTheClassicSignature(t *testing.T) {
 	require.Error(t, peers.CosignVerify(t.Context(), access, image.Reference, ours.Public))
 	require.NoError(t, peers.CosignVerify(t.Context(), access, image.Reference, ours.Public, "--new-bundle-format=false"))
 	require.NoError(t, peers.CosignVerify(t.Context(), access, image.Reference, theirs.Public))
+	require.NoError(t, peers.BundleVerify(t.Context(), access, image.Reference, theirs.Public))
+	var rejected *peers.RejectedError
+	require.ErrorAs(t, peers.BundleVerify(t.Context(), access, image.Reference, ours.Public), &rejected)
 }
 
 func TestRegistryKeepsImagesAndAddressOverRestarts(t *testing.T) {

@@ -10,15 +10,6 @@ import (
 	"github.com/signfleet/signfleet/test/peers/build"
 )
 
-// RejectedError is the policy engine's refusal of an image.
-type RejectedError struct {
-	Image, Reason string
-}
-
-func (e *RejectedError) Error() string {
-	return fmt.Sprintf("policy rejects %s: %s", e.Image, e.Reason)
-}
-
 // PolicyVerify asks the policy engine of containers/image, as podman and
 // CRI-O do before a pull, whether an image may run when it must be signed by
 // a key ("sigstoreSigned", with the default identity). It returns nil or a
@@ -27,6 +18,12 @@ func (e *RejectedError) Error() string {
 // The engine is a program of its own (policyverify): it needs a build tag that
 // the tests that ask it then do not.
 func PolicyVerify(ctx context.Context, access Access, image, publicKey string) error {
+	return PolicyVerifyAs(ctx, access, image, publicKey, "")
+}
+
+// PolicyVerifyAs is PolicyVerify with the JSON of a signedIdentity, which says by
+// what name the image must be signed.
+func PolicyVerifyAs(ctx context.Context, access Access, image, publicKey, identity string) error {
 	path, err := build.Helper(ctx, "policyverify")
 	if err != nil {
 		return err
@@ -36,7 +33,7 @@ func PolicyVerify(ctx context.Context, access Access, image, publicKey string) e
 		return err
 	}
 	defer os.RemoveAll(home) //nolint:errcheck // a leftover in the temporary directory harms nobody
-	args := []string{"-dir", home, "-key", publicKey, "-auth-file", access.AuthFile, "-ca-file", access.CAFile}
+	args := []string{"-dir", home, "-key", publicKey, "-auth-file", access.AuthFile, "-ca-file", access.CAFile, "-identity", identity}
 	if access.PlainHTTP {
 		args = append(args, "-plain-http")
 	}

@@ -33,6 +33,7 @@ type RegistryOptions struct {
 	Auth      Auth
 	TLS       bool          // https, with a CA of its own
 	TokenLife time.Duration // of tokens with TokenAuth; 0 = 5 minutes
+	Under     string        // directory in which its own is made; "" = that for temporary files
 }
 
 // Registry is a distribution registry in a process of its own, with its
@@ -51,7 +52,7 @@ type Registry struct {
 // StartRegistry starts a registry on a free port of 127.0.0.1 and waits until
 // it answers. Close it.
 func StartRegistry(ctx context.Context, o RegistryOptions) (*Registry, error) {
-	dir, err := os.MkdirTemp("", "registry-")
+	dir, err := os.MkdirTemp(o.Under, "registry-")
 	if err != nil {
 		return nil, err
 	}

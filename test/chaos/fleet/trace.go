@@ -21,7 +21,7 @@ func (q *queueView) trace(path string) error {
 	q.traceFile = file
 	for _, subject := range traced {
 		if _, err := q.nc.Subscribe(subject, func(msg *nats.Msg) {
-			_, _ = fmt.Fprintf(file, "%s %s %v %.300q\n", time.Now().UTC().Format("15:04:05.000"), msg.Subject, msg.Header, msg.Data)
+			_, _ = fmt.Fprintf(file, "%s %s %v %.800q\n", time.Now().UTC().Format("15:04:05.000"), msg.Subject, msg.Header, msg.Data)
 		}); err != nil {
 			return err
 		}

@@ -52,6 +52,7 @@ func All() []Scenario {
 	}
 	return append(all,
 		Scenario{"cancel", "a batch is cancelled in the middle, and retried while a worker is killed", cancelAndRetry},
+		Scenario{"throttle", "the registry takes so many requests a second and answers 429 to more, while a worker joins and another leaves", throttle},
 		Scenario{"signers", "8 workers with 8 keys, and 8 submissions without a server, on one image at once", signers},
 	)
 }

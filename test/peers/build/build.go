@@ -1,11 +1,11 @@
 // Package build makes the programs that tests run, on the machine that runs
-// them: the peers pinned in test/tools (the real registry, cosign,
-// nats-server), the linter pinned in test/tools/lint, and the project's own
-// commands.
+// them: the peers pinned in test/tools (the real registry, cosign, nats-server,
+// and what asks sigstore-go), the linter pinned in test/tools/lint, and the
+// project's own commands.
 //
 // A pinned program is kept in .cache/bin with the checksum of the go.mod and
-// go.sum that it came from: when they change it is built again, and when they
-// do not it costs nothing. One lock serves all who ask at once. The package
+// go.sum that it came from, and of its source if that is ours: when they change
+// it is built again, and when they do not it costs nothing. One lock serves all who ask at once. The package
 // does not know what the programs are for.
 package build
 
@@ -42,12 +42,13 @@ func pins() map[string]pin {
 		"cosign":        {"test/tools", "github.com/sigstore/cosign/v3/cmd/cosign"},
 		"registry":      {"test/tools", "github.com/distribution/distribution/v3/cmd/registry"},
 		"nats-server":   {"test/tools", "github.com/nats-io/nats-server/v2"},
+		"bundleverify":  {"test/tools", "./bundleverify"},
 		"golangci-lint": {"test/tools/lint", "github.com/golangci/golangci-lint/v2/cmd/golangci-lint"},
 	}
 }
 
 // Peers names the programs that tests talk to.
-func Peers() []string { return []string{"cosign", "nats-server", "registry"} }
+func Peers() []string { return []string{"bundleverify", "cosign", "nats-server", "registry"} }
 
 // Pinned returns the path of a pinned program, and builds it first if it is
 // missing or was built from other versions.
@@ -61,7 +62,7 @@ func Pinned(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(root, ".cache", "bin", name)
-	want, err := checksum(filepath.Join(root, p.module))
+	want, err := checksum(filepath.Join(root, p.module), p.pkg)
 	if err != nil {
 		return "", fmt.Errorf("reading versions of %s: %w", name, err)
 	}
@@ -164,12 +165,21 @@ func current(path, want string) bool {
 	return err == nil
 }
 
-// checksum covers the versions and the platform: a checkout may be shared
-// between a machine and its containers.
-func checksum(dir string) (string, error) {
+// checksum covers the versions, the source of a package that is in the module
+// itself, and the platform: a checkout may be shared between a machine and its
+// containers.
+func checksum(dir, pkg string) (string, error) {
+	files := []string{filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")}
+	if strings.HasPrefix(pkg, "./") {
+		source, err := filepath.Glob(filepath.Join(dir, pkg, "*.go"))
+		if err != nil {
+			return "", err
+		}
+		files = append(files, source...)
+	}
 	sum := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
-		data, err := os.ReadFile(filepath.Join(dir, name))
+	for _, name := range files {
+		data, err := os.ReadFile(name)
 		if err != nil {
 			return "", err
 		}

@@ -34,6 +34,7 @@ func run(ctx context.Context, args []string) (rejected bool, err error) {
 	var (
 		dir      = flags.String("dir", "", "an empty `directory` for configuration files")
 		key      = flags.String("key", "", "public key `file`")
+		identity = flags.String("identity", "", "signedIdentity of the policy, as `JSON`")
 		authFile = flags.String("auth-file", "", "credentials `file`")
 		caFile   = flags.String("ca-file", "", "`file` with the CA of the registry")
 		plain    = flags.Bool("plain-http", false, "the registry speaks http")
@@ -45,7 +46,7 @@ func run(ctx context.Context, args []string) (rejected bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	policy, err := policyOf(*key)
+	policy, err := policyOf(*key, *identity)
 	if err != nil {
 		return false, err
 	}
@@ -94,17 +95,19 @@ func systemContext(dir, authFile, caFile string, plain bool) (*types.SystemConte
 	}, nil
 }
 
-func policyOf(key string) (*signature.Policy, error) {
+func policyOf(key, identity string) (*signature.Policy, error) {
 	// From JSON as in a policy.json, so that the default identity is the file format's.
-	return signature.NewPolicyFromBytes(mustJSON(map[string]any{
-		"default": []any{map[string]string{"type": "sigstoreSigned", "keyPath": key}},
-	}))
+	signed := map[string]any{"type": "sigstoreSigned", "keyPath": key}
+	if identity != "" {
+		signed["signedIdentity"] = json.RawMessage(identity)
+	}
+	return signature.NewPolicyFromBytes(mustJSON(map[string]any{"default": []any{signed}}))
 }
 
 func mustJSON(v any) []byte {
 	data, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // strings in maps always marshal
+		panic(err) // strings in maps always marshal, and JSON that is none is a mistake in the test
 	}
 	return data
 }
