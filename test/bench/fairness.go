@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -27,14 +26,14 @@ const (
 
 // fairness submits a small batch and single events behind a very large batch and
 // tells how long they took.
-func fairness(ctx context.Context, server *peers.NATS, out io.Writer, ahead int) error {
+func fairness(ctx context.Context, server *peers.NATS, ahead int) ([]Figure, error) {
 	conn, err := connect(ctx, server)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	if err := publish(ctx, conn, "large", ahead); err != nil {
-		return err
+		return nil, err
 	}
 	ends := &endings{at: make(map[string][]time.Time)}
 	working, stop := context.WithCancel(ctx)
@@ -43,16 +42,18 @@ func fairness(ctx context.Context, server *peers.NATS, out io.Writer, ahead int)
 	for n := range fleetWorkers {
 		w, closeWorker, err := newWorker(ctx, server, fmt.Sprintf("bench-%d", n), ends)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer closeWorker()
 		group.Go(func() error { return w.Run(working) })
 	}
-	group.Go(func() error {
+	var figures []Figure
+	group.Go(func() (err error) {
 		defer stop()
-		return overtake(ctx, conn, out, ends)
+		figures, err = overtake(ctx, conn, ends)
+		return err
 	})
-	return group.Wait()
+	return figures, group.Wait()
 }
 
 func newWorker(ctx context.Context, server *peers.NATS, name string, ends *endings) (*worker.Worker, func(), error) {
@@ -71,17 +72,17 @@ func newWorker(ctx context.Context, server *peers.NATS, name string, ends *endin
 }
 
 // overtake waits until the fleet is busy and submits what should not have to wait.
-func overtake(ctx context.Context, conn *queue.Conn, out io.Writer, ends *endings) error {
+func overtake(ctx context.Context, conn *queue.Conn, ends *endings) ([]Figure, error) {
 	if err := ends.await(ctx, "large", 1000); err != nil {
-		return err
+		return nil, err
 	}
 	const small, events = 100, 20
 	began := time.Now()
 	if err := publish(ctx, conn, "small", small); err != nil {
-		return err
+		return nil, err
 	}
 	if err := ends.await(ctx, "small", small); err != nil {
-		return err
+		return nil, err
 	}
 	batch := ends.since("small", began)
 	var waits []time.Duration
@@ -89,18 +90,23 @@ func overtake(ctx context.Context, conn *queue.Conn, out io.Writer, ends *ending
 		began := time.Now()
 		r := queue.Request{Batch: "push", Seq: n + 1, Reference: fmt.Sprintf("registry.example.org/push/event:%d", n), Timeout: queue.Seconds(time.Minute), SubmittedAt: began}
 		if err := conn.PublishEvent(ctx, "bench", r.Sealed()); err != nil {
-			return err
+			return nil, err
 		}
 		if err := ends.await(ctx, "push", n+1); err != nil {
-			return err
+			return nil, err
 		}
 		all := ends.since("push", began)
 		waits = append(waits, all[len(all)-1])
 	}
 	slices.Sort(waits)
-	_, _ = fmt.Fprintf(out, "batch of %d behind a large one\tfirst done after %s\tlast after %s\t(one signing takes %s)\n", small, batch[0].Round(time.Millisecond), batch[small-1].Round(time.Millisecond), signingTakes)
-	_, _ = fmt.Fprintf(out, "event beside a large batch\tmedian %s\tworst of %d %s\t(one signing takes %s)\n", waits[events/2].Round(time.Millisecond), events, waits[events-1].Round(time.Millisecond), signingTakes)
-	return nil
+	behind := fmt.Sprintf("%d requests, one signing takes %s", small, signingTakes)
+	beside := fmt.Sprintf("%d events, one signing takes %s", events, signingTakes)
+	return []Figure{
+		{"first of a batch behind a large one", behind, asMilliseconds(batch[0]), "ms"},
+		{"last of a batch behind a large one", behind, asMilliseconds(batch[small-1]), "ms"},
+		{"event beside a large batch, median", beside, asMilliseconds(waits[events/2]), "ms"},
+		{"event beside a large batch, worst", beside, asMilliseconds(waits[events-1]), "ms"},
+	}, nil
 }
 
 // endings are the times at which images were signed, by the kind of their batch.

@@ -4,14 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
-	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -23,96 +18,88 @@ import (
 
 // memoryOfFleet runs sign-submit with a long list, publishing and following, and
 // tells the most memory it had.
-func memoryOfFleet(ctx context.Context, server *peers.NATS, out io.Writer, lines int) error {
+func memoryOfFleet(ctx context.Context, server *peers.NATS, programs string, lines int) ([]Figure, error) {
 	if lines == 0 {
-		return nil
+		return nil, nil
 	}
 	conn, err := connect(ctx, server)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	limits := worker.DefaultOptions()
 	limits.Name, limits.Jobs, limits.EventJobs = "bench", slots, 0
 	w, err := worker.New(conn, noSigner{}, limits, zap.NewNop())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	group, working := errgroup.WithContext(working)
 	group.Go(func() error { return w.Run(working) })
-	group.Go(func() error {
+	var figures []Figure
+	group.Go(func() (err error) {
 		defer stop()
-		return submitAndWeigh(ctx, out, "submission to a fleet", "registry.example.org", lines, "--nats-url", server.URL())
+		figures, err = submitAndWeigh(ctx, programs, "submission to a fleet", "registry.example.org", lines, "--nats-url", server.URL())
+		return err
 	})
-	return group.Wait()
+	return figures, group.Wait()
 }
 
 // memoryAlone runs sign-submit with a long list and no fleet, against a registry
 // that has every image and forgets what it is given.
-func memoryAlone(ctx context.Context, out io.Writer, lines int) error {
+func memoryAlone(ctx context.Context, programs string, lines int) ([]Figure, error) {
 	if lines == 0 {
-		return nil
+		return nil, nil
 	}
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
-	_, private, err := newKey(dir)
+	private, err := newKey(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	registry := startForgetful()
 	defer registry.Close()
-	return submitAndWeigh(ctx, out, "submission that signs by itself", strings.TrimPrefix(registry.URL, "http://"), lines,
+	return submitAndWeigh(ctx, programs, "submission that signs by itself", strings.TrimPrefix(registry.URL, "http://"), lines,
 		"--sigstore-key", private, "--tls-verify=false", "--skip-login", "--insecure-policy", "--confirm-writes", "never",
 		"--state-dir", filepath.Join(dir, "state"), "--jobs", "16", "--arch", "", "--os", "")
 }
 
-func newKey(dir string) (public, private string, err error) {
-	privatePEM, publicPEM, err := sign.GenerateKey(nil)
+func newKey(dir string) (private string, err error) {
+	privatePEM, _, err := sign.GenerateKey(nil)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	public, private = filepath.Join(dir, "key.pub"), filepath.Join(dir, "key")
-	return public, private, errors.Join(os.WriteFile(public, publicPEM, 0o600), os.WriteFile(private, privatePEM, 0o600))
+	private = filepath.Join(dir, "key")
+	return private, os.WriteFile(private, privatePEM, 0o600)
 }
 
-// submitAndWeigh builds sign-submit, runs it and tells its largest resident set.
-func submitAndWeigh(ctx context.Context, out io.Writer, what, registry string, lines int, args ...string) error {
+// submitAndWeigh runs sign-submit and tells its largest resident set.
+func submitAndWeigh(ctx context.Context, programs, what, registry string, lines int, args ...string) ([]Figure, error) {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
-	program := filepath.Join(dir, "sign-submit")
-	build := exec.CommandContext(ctx, "go", "build", "-tags", "containers_image_openpgp", "-o", program, "./cmd/sign-submit")
-	if said, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build sign-submit: %w: %s", err, said)
-	}
 	list := filepath.Join(dir, "images.txt")
 	if err := writeList(list, registry, lines); err != nil {
-		return err
+		return nil, err
 	}
-	submit := exec.CommandContext(ctx, program, append([]string{"--file", list, "--failed", filepath.Join(dir, "failed.txt")}, args...)...)
-	submit.Env = append(os.Environ(), "COSIGN_PASSWORD=")
-	began := time.Now()
-	said, err := submit.CombinedOutput()
+	submit := command(ctx, dir, filepath.Join(programs, "sign-submit"),
+		append([]string{"--file", list, "--failed", filepath.Join(dir, "failed.txt")}, args...)...)
+	submit.Env = append(submit.Env, "COSIGN_PASSWORD=")
+	used, err := runToEnd(submit)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, said)
+		return nil, err
 	}
-	usage, ok := submit.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return errors.New("the largest resident set is not known on this system")
-	}
-	resident := float64(usage.Maxrss) * 1024
-	if runtime.GOOS == "darwin" {
-		resident = float64(usage.Maxrss)
-	}
-	_, _ = fmt.Fprintf(out, "%s\t%d lines\tat most %.0f MiB\t%s\n", what, lines, resident/(1<<20), time.Since(began).Round(time.Second))
-	return nil
+	of := fmt.Sprintf("%d lines", lines)
+	return []Figure{
+		{what + ", most memory", of, float64(used.peak) / (1 << 20), unitMiB},
+		{what, of, used.wall.Seconds(), "s"},
+	}, nil
 }
 
 func writeList(path, registry string, lines int) error {

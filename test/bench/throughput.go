@@ -24,29 +24,28 @@ const slots = 64
 // throughput publishes requests from image lists and consumes them with a signer
 // that does nothing: parsing and hashing of the lists, the deliveries, the
 // outcomes and the confirmed ends are all in it.
-func throughput(ctx context.Context, server *peers.NATS, out io.Writer, sync string, requests, batches int) error {
+func throughput(ctx context.Context, server *peers.NATS, sync string, requests, batches int) ([]Figure, error) {
 	conn, err := connect(ctx, server)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	began := time.Now()
 	for n := range batches {
 		if err := publish(ctx, conn, fmt.Sprintf("batch-%d", n), requests/batches); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	row(out, "publish", sync, batches, requests, time.Since(began))
-	took, err := consume(ctx, conn, requests/batches*batches)
+	published := time.Since(began)
+	consumed, err := consume(ctx, conn, requests/batches*batches)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	row(out, "consume, record, acknowledge", sync, batches, requests, took)
-	return nil
-}
-
-func row(out io.Writer, what, sync string, batches, n int, took time.Duration) {
-	_, _ = fmt.Fprintf(out, "%s\t%d requests\t%d batches\tsync %s\t%.0f/s\n", what, n, batches, sync, float64(n)/took.Seconds())
+	of := fmt.Sprintf("%d requests, %d batches, sync %s", requests, batches, sync)
+	return []Figure{
+		{"publish", of, float64(requests) / published.Seconds(), "a second"},
+		{"consume, record, acknowledge", of, float64(requests) / consumed.Seconds(), "a second"},
+	}, nil
 }
 
 // connect opens a connection and lays out the queue.

@@ -1,0 +1,4 @@
+package main
+
+// rssUnit is what rusage counts the resident set in.
+const rssUnit = 1

@@ -1,0 +1,6 @@
+//go:build !darwin
+
+package main
+
+// rssUnit is what rusage counts the resident set in.
+const rssUnit = 1024
