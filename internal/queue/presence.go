@@ -47,9 +47,12 @@ type HostState struct {
 	// from SeenAt on: clocks need not agree.
 	PausedFor Seconds `json:"paused_for,omitempty"`
 	// FailedRate is how much a second, by the whole fleet, was too much for the
-	// registry, and FailedAgo how long before SeenAt the pause for it was over.
-	FailedRate float64 `json:"failed_rate,omitempty"`
-	FailedAgo  Seconds `json:"failed_ago,omitempty"`
+	// registry; with FailedSearch it is a rate to look for that from. FailedBegan is
+	// how long before SeenAt the pause for it began, and FailedAgo when it was over.
+	FailedRate   float64 `json:"failed_rate,omitempty"`
+	FailedSearch bool    `json:"failed_search,omitempty"`
+	FailedBegan  Seconds `json:"failed_began,omitempty"`
+	FailedAgo    Seconds `json:"failed_ago,omitempty"`
 }
 
 // Announce says that a worker is alive.

@@ -136,29 +136,25 @@ type board struct {
 type member struct {
 	client *registry.Client
 	stop   context.CancelFunc
+	news   chan struct{} // that the others ought to hear soon
 	loads  []registry.HostLoad
 	at     time.Time
 }
 
 // join starts a worker of eight requesters, which tells its loads every five
-// seconds and at each refusal.
+// seconds and at each pause.
 func (b *board) join(name string) {
 	o := machine(b.t)
 	o.TLSVerify = nil
 	o.Transport = b.registry
-	refused := make(chan struct{}, 1)
-	o.OnThrottled = func(string) {
-		select {
-		case refused <- struct{}{}:
-		default:
-		}
-	}
+	m := &member{news: make(chan struct{}, 1)}
+	o.OnThrottled = func(string) { m.speak() }
 	client, err := registry.New(o)
 	require.NoError(b.t, err)
 	repository, err := client.Repository(modelHost + "/team/app")
 	require.NoError(b.t, err)
 	ctx, stop := context.WithCancel(b.t.Context())
-	m := &member{client: client, stop: stop}
+	m.client, m.stop = client, stop
 	b.mu.Lock()
 	b.workers[name] = m
 	b.mu.Unlock()
@@ -182,10 +178,9 @@ func (b *board) join(name string) {
 			select {
 			case <-heartbeat.C:
 				b.exchange(name)
-			case <-refused:
+			case <-m.news:
 				time.Sleep(b.late) // of the bubble
 				b.exchange(name)
-				b.told(name)
 			case <-ctx.Done():
 				return
 			}
@@ -201,25 +196,39 @@ func (b *board) leave(name string) {
 	m.stop()
 }
 
-// exchange puts a worker's loads and gives it those of the others.
-func (b *board) exchange(name string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if m, ok := b.workers[name]; ok {
-		m.loads, m.at = m.client.Loads(), time.Now()
-		m.client.Heed(modelHost, b.others(name))
+func (m *member) speak() {
+	select {
+	case m.news <- struct{}{}:
+	default: // it will
 	}
 }
 
-// told gives the others what a worker has just put.
-func (b *board) told(by string) {
+// exchange puts a worker's loads, tells them to the others, and gives it those
+// of the others. Who hears of a pause that it has not told of answers.
+func (b *board) exchange(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for name, m := range b.workers {
-		if name != by {
-			m.client.Heed(modelHost, b.others(name))
+	m, ok := b.workers[name]
+	if !ok {
+		return
+	}
+	m.loads, m.at = m.client.Loads(), time.Now()
+	m.client.Heed(modelHost, b.others(name))
+	for other, hears := range b.workers {
+		if other == name {
+			continue
+		}
+		fleet := b.others(other)
+		fleet.Early = true
+		hears.client.Heed(modelHost, fleet)
+		if paused(m.loads, 0) && !paused(hears.loads, time.Since(hears.at)) {
+			hears.speak()
 		}
 	}
+}
+
+func paused(loads []registry.HostLoad, age time.Duration) bool {
+	return slices.ContainsFunc(loads, func(l registry.HostLoad) bool { return l.PausedFor > age })
 }
 
 // others puts together the loads of all but one. Needs mu.
@@ -230,19 +239,8 @@ func (b *board) others(but string) registry.FleetLoad {
 			continue
 		}
 		m := b.workers[name]
-		age := time.Since(m.at)
 		for _, load := range m.loads {
-			if load.Demand > 0 {
-				fleet.Others++
-			}
-			fleet.Accepted += load.Accepted
-			fleet.PausedFor = max(fleet.PausedFor, load.PausedFor-age)
-			if f := load.Failure; f != nil {
-				ago := max(f.Ago+age-load.PausedFor, 0)
-				if fleet.Failure == nil || ago < fleet.Failure.Ago {
-					fleet.Failure = &registry.RateFailure{Rate: f.Rate, Ago: ago}
-				}
-			}
+			fleet.Add(load, time.Since(m.at))
 		}
 	}
 	return fleet

@@ -46,7 +46,7 @@ type endpoint struct {
 
 	scheme              atomic.Pointer[string] // nil: not known yet
 	noSinglePost        atomic.Bool
-	referrers           atomic.Int32
+	referrers           referrersKnown
 	refusesSharedConfig atomic.Bool
 }
 

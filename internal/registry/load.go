@@ -16,12 +16,9 @@ const (
 	// coming back, must not make it longer.
 	heardLate = 100 * time.Millisecond
 
-	// Failures whose pauses end this near to each other are one: two have a
-	// whole pause between them.
-	oneFailure = 500 * time.Millisecond
-
-	// The same rate, heard again within this time, is the same failure.
-	sameRateFor = 10 * time.Second
+	// Failures that began this near to each other are one: two have a whole pause
+	// between them.
+	oneFailure = 700 * time.Millisecond
 )
 
 // HostLoad is what those who share a host need to know of us.
@@ -41,23 +38,63 @@ type HostLoad struct {
 type RateFailure struct {
 	Rate float64 // of the whole fleet
 
-	// Ago is since the end of the pause that the host got for it; 0 while that
-	// pause lasts.
-	Ago time.Duration
+	// Search tells that the rate is not what was too much, but one to look for
+	// that from: there was too little time to know it.
+	Search bool
+
+	// Began is how long ago the pause did that the host got for it, and Ago since
+	// its end; 0 while it lasts.
+	Began, Ago time.Duration
 }
 
 // FleetLoad is what all others together have of one host.
 type FleetLoad struct {
+	// Early tells that it is heard between two heartbeats, because somebody has
+	// something to tell: that others are silent says nothing yet.
+	Early     bool
 	Others    int           // with demand
 	Accepted  float64       // by them, in the last second
 	PausedFor time.Duration // the longest
 	Failure   *RateFailure  // the newest
 }
 
+// Add puts to a fleet's load what one of its workers has told some time ago. A
+// failure's age begins when the pause for it is over.
+//
+// Of two failures the newest counts. Of one failure that both tell of, the higher
+// rate is the better known: whoever tells of less did not know of all.
+func (f *FleetLoad) Add(load HostLoad, age time.Duration) {
+	if load.Demand > 0 {
+		f.Others++
+		f.Accepted += max(load.Accepted, 0)
+	}
+	f.PausedFor = max(f.PausedFor, load.PausedFor-age)
+	if load.Failure == nil || load.Failure.Rate <= 0 {
+		return
+	}
+	told := *load.Failure
+	told.Began += age
+	if told.Ago == 0 {
+		age = max(0, age-load.PausedFor)
+	}
+	told.Ago += age
+	switch known := f.Failure; {
+	case known == nil:
+	case (known.Began - told.Began).Abs() < oneFailure:
+		if known.Rate > told.Rate {
+			told.Rate, told.Search = known.Rate, known.Search
+		}
+		told.Ago = min(told.Ago, known.Ago)
+	case known.Began < told.Began:
+		return
+	}
+	f.Failure = &told
+}
+
 // share is what is known of the others.
 type share struct {
 	others   int
-	fewer    int // others that were heard of last, when fewer than others; -1: not so
+	fewer    int // others that the last heartbeat told of, when fewer than others; -1: not so
 	accepted float64
 }
 
@@ -80,10 +117,13 @@ func (h *throttle) load(now time.Time) HostLoad {
 	load := HostLoad{Host: h.host, Demand: h.demand(now)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	load.Accepted, _ = h.acceptedRate(now)
+	load.Accepted = h.acceptedRate(now)
 	load.PausedFor = max(h.pause.left(now), 0)
 	if !math.IsInf(h.failure.limit(now), 1) {
-		load.Failure = &RateFailure{Rate: h.failure.rate, Ago: max(now.Sub(h.failure.since), 0)}
+		load.Failure = &RateFailure{
+			Rate: h.failure.rate, Search: h.failure.search,
+			Began: now.Sub(h.failure.began), Ago: max(now.Sub(h.failure.since), 0),
+		}
 	}
 	return load
 }
@@ -122,19 +162,19 @@ func (t *throttles) knows(host string) bool {
 func (h *throttle) heed(fleet FleetLoad, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fleet.hear(max(fleet.Others, 0), fleet.Accepted)
+	h.fleet.hear(fleet)
 	h.hearPause(now, min(fleet.PausedFor, maxPause))
 	if f := fleet.Failure; f != nil && f.Rate > 0 && !math.IsInf(f.Rate, 1) {
 		since := now.Add(-f.Ago)
 		if f.Ago <= 0 {
 			since = now.Add(max(fleet.PausedFor, 0))
 		}
-		h.hearFailure(failure{rate: f.Rate, since: since})
+		h.hearFailure(failure{rate: f.Rate, search: f.Search, began: now.Add(-f.Began), since: since})
 	}
-	if h.pause.guessed && h.pause.left(now) > 0 && h.failedNow() {
+	if h.pause.unlimited && h.pause.left(now) > 0 && h.failedNow() && h.failure.search {
 		// What the others had when it came is known only now.
 		h.pause.others = h.fleet.accepted
-		h.failure.rate = max(h.failure.rate, h.pause.tooMuch())
+		h.failure.rate = max(h.failure.rate, h.pause.failed().rate)
 	}
 	if h.pause.left(now) > 0 || !math.IsInf(h.limit(now), 1) {
 		h.wake()
@@ -142,19 +182,19 @@ func (h *throttle) heed(fleet FleetLoad, now time.Time) {
 }
 
 // hear takes the share that the others leave.
-func (s *share) hear(others int, accepted float64) {
-	if s.accepted = 0; accepted > 0 && !math.IsInf(accepted, 1) {
-		s.accepted = accepted
+func (s *share) hear(fleet FleetLoad) {
+	if s.accepted = 0; fleet.Accepted > 0 && !math.IsInf(fleet.Accepted, 1) {
+		s.accepted = fleet.Accepted
 	}
-	if others >= s.others {
+	switch others := max(fleet.Others, 0); {
+	case others >= s.others:
 		s.others, s.fewer = others, -1
-		return
-	}
-	if s.fewer < 0 {
+	case fleet.Early:
+	case s.fewer < 0:
 		s.fewer = others
-		return
+	default:
+		s.others, s.fewer = max(s.fewer, others), -1
 	}
-	s.others, s.fewer = max(s.fewer, others), -1
 }
 
 // hearPause joins a pause that others are in. Needs mu.
@@ -178,14 +218,13 @@ func (h *throttle) hearPause(now time.Time, left time.Duration) {
 // the highest rate is the best known: it is too low where somebody did not
 // know of all the others. Needs mu.
 func (h *throttle) hearFailure(heard failure) {
-	newer := heard.since.Sub(h.failure.since)
+	newer := heard.began.Sub(h.failure.began)
 	switch {
-	case h.failure.rate == 0:
-		h.failure = heard
-	case heard.rate == h.failure.rate && newer.Abs() < sameRateFor:
-	case newer.Abs() < oneFailure:
-		h.failure.rate = max(h.failure.rate, heard.rate)
-	case newer > 0:
-		h.failure = heard
+	case newer.Abs() >= oneFailure:
+		if newer > 0 {
+			h.failure = heard
+		}
+	case heard.rate > h.failure.rate:
+		h.failure.rate, h.failure.search = heard.rate, heard.search
 	}
 }

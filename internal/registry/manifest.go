@@ -106,7 +106,7 @@ func (r *Repository) PutManifest(ctx context.Context, reference, mediaType strin
 	if err != nil {
 		return err
 	}
-	r.host.noteSubject(a.header, body)
+	r.host.referrers.noteSubject(r.at.path, a.header, body)
 	return checkDigest(subject, a.header.Get("Docker-Content-Digest"), body)
 }
 

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -25,53 +26,48 @@ const (
 	maxReferrersPages = 256
 )
 
-// What is known of a host's referrers API.
-const (
-	referrersUnknown int32 = iota
-	referrersListed
-	referrersNotListed
-)
-
 // HasReferrersAPI tells whether the host lists referrers. It is asked for those
 // of subject the first time, for all who want to know meanwhile, since an
 // answer to a write that does not tell of the API proves nothing. A failure is
 // an error and not remembered.
 func (r *Repository) HasReferrersAPI(ctx context.Context, subject digest.Digest) (bool, error) {
-	if has, known := r.host.listsReferrers(); known {
+	if has, known := r.host.referrers.of(r.at.path); known {
 		return has, nil
 	}
-	own := false
-	_, err := r.client.shared.do(ctx, "referrers "+r.host.owner, func(ctx context.Context) (string, error) {
-		own = true
-		return "", r.askReferrersAPI(ctx, subject)
-	})
-	if err != nil && ctx.Err() == nil && !own {
-		// Another repository was asked about, and what that one was refused
-		// with says nothing of this.
-		_, err = r.client.shared.do(ctx, "referrers "+r.host.owner+" "+r.at.name, func(ctx context.Context) (string, error) {
-			return "", r.askReferrersAPI(ctx, subject)
-		})
+	has, asked, err := r.askTogether(ctx, "referrers "+r.host.owner, subject)
+	if ctx.Err() == nil && !asked {
+		if has, known := r.host.referrers.of(r.at.path); known {
+			return has, nil
+		}
+		// Another repository was asked about, and what came of that says nothing
+		// of this.
+		has, _, err = r.askTogether(ctx, "referrers "+r.host.owner+" "+r.at.name, subject)
 	}
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%s: %w", r.describe("list referrers", subject.String()), err)
 	}
-	if err != nil {
-		return false, err
-	}
-	has, _ := r.host.listsReferrers()
-	return has, nil
+	return has, err
 }
 
-// askReferrersAPI asks, unless that has been done by now.
-func (r *Repository) askReferrersAPI(ctx context.Context, subject digest.Digest) error {
-	if _, known := r.host.listsReferrers(); known {
-		return nil
+// askTogether asks for all who ask under the same key; asked tells that it was
+// for this repository.
+func (r *Repository) askTogether(ctx context.Context, key string, subject digest.Digest) (has, asked bool, err error) {
+	ours := false
+	answer, err := r.client.shared.do(ctx, key, func(ctx context.Context) (string, error) {
+		ours = true
+		if has, known := r.host.referrers.of(r.at.path); known {
+			return strconv.FormatBool(has), nil
+		}
+		_, err := r.referrersPage(ctx, subject, nil, maxReferrersBytes)
+		if errors.Is(err, ErrNoReferrersAPI) {
+			return strconv.FormatBool(false), nil
+		}
+		return strconv.FormatBool(true), err
+	})
+	if ctx.Err() != nil {
+		return false, false, err // the work may go on, for others
 	}
-	_, err := r.referrersPage(ctx, subject, nil, maxReferrersBytes)
-	if errors.Is(err, ErrNoReferrersAPI) {
-		return nil
-	}
-	return err
+	return answer == strconv.FormatBool(true), ours, err
 }
 
 // Referrers lists what the host says refers to subject, from all its pages. It
@@ -79,7 +75,7 @@ func (r *Repository) askReferrersAPI(ctx context.Context, subject digest.Digest)
 // have no API is ErrNoReferrersAPI.
 func (r *Repository) Referrers(ctx context.Context, subject digest.Digest) ([]oci.Descriptor, error) {
 	op := r.describe("list referrers", subject.String())
-	if has, known := r.host.listsReferrers(); known && !has {
+	if has, known := r.host.referrers.of(r.at.path); known && !has {
 		return nil, fmt.Errorf("%s: %w", op, ErrNoReferrersAPI)
 	}
 	var found []oci.Descriptor
@@ -137,13 +133,26 @@ func (r *Repository) referrersPage(ctx context.Context, subject digest.Digest, a
 	case at != nil:
 		return a, err
 	case err == nil && isIndex(a.header):
-		r.host.referrers.CompareAndSwap(referrersUnknown, referrersListed)
+		r.host.referrers.listed(r.at.path)
 		return a, nil
-	case err == nil || refusesReferrers(err):
-		r.host.lackReferrers()
-		return nil, fmt.Errorf("%s: %w", op, ErrNoReferrersAPI)
+	case err != nil && !refusesReferrers(err):
+		return nil, err
 	}
-	return nil, err
+	has, known := r.host.referrers.of(r.at.path)
+	switch {
+	case has && refusesSubject(err):
+		return r.nothingRefers(), nil
+	case !known && refusesUnknownSubject(err):
+		// It may have the API, and nothing refers to the subject either way.
+	default:
+		r.host.referrers.lacking(r.at.path, refusesForm(err))
+	}
+	return nil, fmt.Errorf("%s: %w", op, ErrNoReferrersAPI)
+}
+
+// nothingRefers is the answer that the specification wants where nothing does.
+func (r *Repository) nothingRefers() *answer {
+	return &answer{status: http.StatusOK, header: http.Header{}, body: []byte(`{"manifests":[]}`), url: &url.URL{Host: r.host.addr}}
 }
 
 func badReferrers(op string, a *answer, reason error) error {
@@ -155,20 +164,6 @@ func badReferrers(op string, a *answer, reason error) error {
 func isIndex(header http.Header) bool {
 	mediaType, _, err := mime.ParseMediaType(header.Get("Content-Type"))
 	return err == nil && mediaType == mediaTypeOCIIndex
-}
-
-// refusesReferrers reports one of the answers of hosts that do not know the
-// path. With the API the answer is an empty index where nothing refers.
-func refusesReferrers(err error) bool {
-	var e *Error
-	if !errors.As(err, &e) || e.Foreign {
-		return false
-	}
-	switch e.Status {
-	case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
-		return true
-	}
-	return false
 }
 
 // nextPage is where an answer says that the list goes on, nil if nowhere.
@@ -220,40 +215,3 @@ func leadsToNext(parameters string) bool {
 	}
 	return false
 }
-
-// What follows is what a host is known for.
-
-func (e *endpoint) listsReferrers() (has, known bool) {
-	state := e.referrers.Load()
-	return state == referrersListed, state != referrersUnknown
-}
-
-// lackReferrers notes that a host did not list referrers. Where it was known
-// to, that is forgotten first: one odd answer does not outweigh the others.
-func (e *endpoint) lackReferrers() {
-	if !e.referrers.CompareAndSwap(referrersListed, referrersUnknown) {
-		e.referrers.CompareAndSwap(referrersUnknown, referrersNotListed)
-	}
-}
-
-// noteSubject learns from the answer to a manifest that refers to another.
-func (e *endpoint) noteSubject(header http.Header, manifest []byte) {
-	if header.Get("OCI-Subject") == "" || e.referrers.Load() == referrersListed {
-		return
-	}
-	var m struct {
-		Subject *struct {
-			Digest string `json:"digest"`
-		} `json:"subject"`
-	}
-	if json.Unmarshal(manifest, &m) == nil && m.Subject != nil {
-		e.referrers.Store(referrersListed)
-	}
-}
-
-// RefusesSharedConfig tells whether the host is known to refuse attachments
-// whose config blob is one for all.
-func (r *Repository) RefusesSharedConfig() bool { return r.host.refusesSharedConfig.Load() }
-
-// NoteSharedConfigRefused remembers that it does.
-func (r *Repository) NoteSharedConfigRefused() { r.host.refusesSharedConfig.Store(true) }

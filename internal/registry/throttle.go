@@ -69,10 +69,10 @@ type throttle struct {
 
 	pending  atomic.Int64 // requests that wait or are under way
 	asked    atomic.Int64 // when the last one was, in time since answers.born
-	began    atomic.Int64 // when this time of being asked began
 	answers  recent       // that were no 429
 	held     atomic.Bool  // there is a pause or a limit: to be looked at under mu
 	refusals atomic.Int32 // pauses in a row without an accepted answer between them
+	suspects suspects     // kinds of requests that alone are refused
 
 	next chan struct{} // held by the one who waits for the next token
 
@@ -86,14 +86,14 @@ type throttle struct {
 
 // pause is the last one there was of a host, and what had been going on.
 type pause struct {
-	began    time.Time
-	ends     time.Time // a request sent before is not the cause of another pause
-	limit    float64   // in force when it began
-	guessed  bool      // there was none
-	short    bool      // it had been in force for less than a second
-	accepted float64   // a second, from ourselves
-	others   float64   // the same, from all others
-	asking   float64   // seconds for which we had been asking, at most 1
+	began     time.Time
+	ends      time.Time // a request sent before is not the cause of another pause
+	limit     float64   // in force shortly before it began
+	unlimited bool      // there was none
+	searching bool      // it was that of a search
+	short     bool      // the last pause was less than a second before
+	accepted  float64   // in the last second, from ourselves
+	others    float64   // the same, from all others
 }
 
 func (p pause) left(now time.Time) time.Duration { return p.ends.Sub(now) }
@@ -158,17 +158,13 @@ func (h *throttle) leave() {
 }
 
 // arrive notes a request, and reports whether it is the first after a time
-// without demand. After a second without any, being asked begins anew.
+// without demand.
 func (h *throttle) arrive(now time.Time) (first bool) {
 	if h.pending.Add(1) > 1 {
 		return false
 	}
-	at := int64(now.Sub(h.answers.born))
 	last := h.asked.Load()
-	if last == 0 || at-last > int64(time.Second) {
-		h.began.Store(at)
-	}
-	return last == 0 || at-last >= int64(demandLasts)
+	return last == 0 || int64(now.Sub(h.answers.born))-last >= int64(demandLasts)
 }
 
 func (h *throttle) depart() {
@@ -259,14 +255,16 @@ func (h *throttle) paused(now time.Time) bool {
 	return h.pause.left(now) > 0
 }
 
-// accepted notes an answer that was no refusal, to a request sent at sent.
-func (h *throttle) accepted(sent, now time.Time) {
+// accepted notes an answer that was no refusal, to a request of a kind that was
+// sent at sent.
+func (h *throttle) accepted(kind string, sent, now time.Time) {
 	h.answers.add(now)
-	if h.refusals.Load() == 0 {
+	if h.refusals.Load() == 0 && !h.suspects.some.Load() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.suspects.accept(kind)
 	if !sent.Before(h.pause.ends) {
 		h.refusals.Store(0)
 	}
@@ -274,25 +272,38 @@ func (h *throttle) accepted(sent, now time.Time) {
 
 // refusal is an answer that wants us to wait.
 type refusal struct {
+	kind    string        // of the request
 	sent    time.Time     // the request
 	after   time.Duration // what it asks for; 0: nothing
 	tooMany bool          // it was a 429: the rate was too much
 }
 
+// verdict is what a refusal comes to.
+type verdict struct {
+	left  time.Duration // how long the host is left alone
+	alone bool          // by requests of this kind, the others go on
+	news  bool          // which the others ought to hear
+}
+
 // refused begins the pause that a refusal asks for. The refusals of requests
 // that were all sent before it are one failure, and so are those that come
 // before anything was accepted again: they can make the pause longer, but say
-// nothing new of the rate. It returns how long the pause still is, and whether
-// there is something to tell.
-func (h *throttle) refused(r refusal, now time.Time) (left time.Duration, news bool) {
+// nothing new of the rate.
+func (h *throttle) refused(r refusal, now time.Time) verdict {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	wait := r.after
 	if another := !r.sent.Before(h.pause.ends); another {
-		n := int(h.refusals.Add(1))
+		n := int(h.refusals.Load()) + 1
+		if n == 1 {
+			if alone, times := h.suspects.refuse(r.kind); alone {
+				return verdict{left: min(max(wait, pauseAfter(times)), maxPause), alone: true}
+			}
+		}
+		h.refusals.Store(int32(n)) //nolint:gosec // a pause each, of a second or more
 		h.begin(now, n)
 		if n == 1 && r.tooMany {
-			h.fail()
+			h.failure = h.pause.failed()
 		}
 		if wait == 0 {
 			wait = pauseAfter(n)
@@ -300,35 +311,32 @@ func (h *throttle) refused(r refusal, now time.Time) (left time.Duration, news b
 	}
 	until := now.Add(min(wait, maxPause))
 	if !until.After(h.pause.ends) {
-		return h.pause.left(now), false
+		return verdict{left: h.pause.left(now)}
 	}
-	news = until.Sub(h.pause.ends) > heardLate
+	news := until.Sub(h.pause.ends) > heardLate
 	h.until(until)
-	return h.pause.left(now), news
+	return verdict{left: h.pause.left(now), news: news}
 }
 
 // begin begins a pause, the nth without an accepted answer between them, and
 // notes what went on before. Needs mu.
 func (h *throttle) begin(now time.Time, n int) {
 	p := &h.pause
-	limit := h.limit(now)
-	p.accepted, p.asking = h.acceptedRate(now)
-	p.guessed = n == 1 && math.IsInf(limit, 1)
+	p.accepted = h.acceptedRate(now)
 	if n > 1 {
 		return
 	}
 	p.short = now.Sub(p.ends) < time.Second
-	p.began, p.limit, p.others = now, limit, h.fleet.accepted
-	if !p.guessed {
+	p.limit = h.limit(now)
+	p.unlimited = math.IsInf(p.limit, 1)
+	if !p.short && !p.unlimited {
+		p.limit = h.limit(now.Add(-noticed))
+	}
+	p.searching = h.failure.search && p.limit < h.configured
+	p.began, p.others = now, h.fleet.accepted
+	if !p.unlimited {
 		// What was heard of the others is of another time. They have the same share.
 		p.others = p.accepted * float64(h.fleet.others)
-	}
-}
-
-// fail takes what was going on before the pause for too much. Needs mu.
-func (h *throttle) fail() {
-	if failed := h.pause.tooMuch(); failed > 0 {
-		h.failure = failure{rate: failed, since: h.pause.began}
 	}
 }
 
@@ -353,23 +361,13 @@ func (h *throttle) wake() {
 	h.changed = make(chan struct{})
 }
 
-// acceptedRate is how much a second the host accepted from us: in the last, or
-// in the one before the pause. Where there is no limit, the time counts for
-// which it has been asked, if that is less. Needs mu.
-func (h *throttle) acceptedRate(now time.Time) (accepted, asking float64) {
+// acceptedRate is how much the host accepted from us in the last second, or in
+// the one before the pause. Needs mu.
+func (h *throttle) acceptedRate(now time.Time) float64 {
 	if h.pause.left(now) > 0 {
-		return h.pause.accepted, h.pause.asking
+		return h.pause.accepted
 	}
-	counted := h.answers.lastSecond(now)
-	if !math.IsInf(h.limit(now), 1) {
-		return counted, 1
-	}
-	since := h.answers.born.Add(time.Duration(h.began.Load()))
-	if h.pause.ends.After(since) {
-		since = h.pause.ends
-	}
-	asking = min(max(now.Sub(since), leastAsking).Seconds(), 1)
-	return counted / asking, asking
+	return h.answers.lastSecond(now)
 }
 
 // acquire takes a place in free.

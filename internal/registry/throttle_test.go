@@ -309,6 +309,58 @@ func TestTheConfiguredRateHoldsFromTheFirstRequestOn(t *testing.T) {
 	})
 }
 
+// A quota of one repository is not the host's limit.
+func TestWhatIsAlwaysRefusedSlowsDownNothingElse(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]string{"no time named": "", "a second": "1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				accepted := map[int64]int{} // by minute
+				var mu sync.Mutex
+				began := time.Now()
+				through, hosts := throttled(Options{HostConcurrency: 8}, func(req *http.Request) *http.Response {
+					time.Sleep(10 * time.Millisecond) // of the bubble
+					if req.Method == http.MethodPut {
+						return respond(http.StatusTooManyRequests, "Retry-After", after)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					accepted[int64(time.Since(began)/time.Minute)]++
+					return respond(http.StatusOK)
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer cancel()
+				var asking sync.WaitGroup
+				for range 4 {
+					asking.Go(func() {
+						for ctx.Err() == nil {
+							_, _ = get(t, through, ctx, "http://h/v2/app/manifests/1")
+						}
+					})
+				}
+				asking.Go(func() {
+					for ctx.Err() == nil {
+						resp, err := through.RoundTrip(httptest.NewRequestWithContext(ctx, http.MethodPut, "http://h/v2/full/manifests/1", nil))
+						if err != nil {
+							continue
+						}
+						wait := parseRetryAfter(resp.Header, time.Now())
+						require.NoError(t, resp.Body.Close())
+						_ = await(ctx, wait, nil)
+					}
+				})
+				asking.Wait()
+				const most = 4 * 100 * 60
+				for minute := int64(1); minute < 10; minute++ {
+					require.Greater(t, accepted[minute], most/2, "minute %d of %v", minute, accepted)
+				}
+				require.Empty(t, hosts.of("h").slots)
+			})
+		})
+	}
+}
+
 func TestSharesOfARate(t *testing.T) {
 	t.Parallel()
 	var s share
@@ -317,9 +369,19 @@ func TestSharesOfARate(t *testing.T) {
 		{2, 5}, {2, 2}, // a larger one the second time
 		{1, 2}, {2, 2}, {1, 2}, {0, 1}, {0, 1}, {0, 0}, // of two larger ones the smaller
 	} {
-		s.hear(step.heard, 0)
+		s.hear(FleetLoad{Others: step.heard})
 		require.Equal(t, step.others, s.others, "%+v", step)
 	}
+	// Between heartbeats only more of them count.
+	for _, step := range []struct{ early, others int }{{3, 3}, {2, 3}, {1, 3}, {0, 3}} {
+		s.hear(FleetLoad{Others: step.early, Early: true})
+		require.Equal(t, step.others, s.others, "%+v", step)
+	}
+	s.hear(FleetLoad{Others: 1})
+	s.hear(FleetLoad{Others: 1, Early: true})
+	require.Equal(t, 3, s.others, "one heartbeat, whatever comes right behind it")
+	s.hear(FleetLoad{Others: 1})
+	require.Equal(t, 1, s.others)
 }
 
 func TestTheLimitAfterAFailure(t *testing.T) {
@@ -337,6 +399,9 @@ func TestTheLimitAfterAFailure(t *testing.T) {
 		{10 * time.Minute, math.Inf(1)},
 	} {
 		require.InDelta(t, test.want, failure{rate: 100, since: now.Add(-test.ago)}.limit(now), 1e-6, test.ago)
+	}
+	for ago, want := range map[time.Duration]float64{0: 100, time.Second: 100, 2 * time.Second: 150, 3 * time.Second: 225, time.Minute: math.Inf(1)} {
+		require.InDelta(t, want, failure{rate: 100, search: true, since: now.Add(-ago)}.limit(now), 1e-6, "a search, %s", ago)
 	}
 	last := 0.0
 	for ago := time.Duration(0); ago < 5*time.Minute; ago += 100 * time.Millisecond {
@@ -374,7 +439,7 @@ func TestLoadsAndWhatTheOthersSay(t *testing.T) {
 		require.Equal(t, []HostLoad{heard}, c.Loads())
 		c.Heed("h", FleetLoad{Others: 1, PausedFor: 8*time.Second + heardLate, Failure: &RateFailure{Rate: 50}})
 		require.Equal(t, []HostLoad{heard}, c.Loads(), "what comes back late changes nothing")
-		c.Heed("h", FleetLoad{Failure: &RateFailure{Rate: 70, Ago: time.Minute}})
+		c.Heed("h", FleetLoad{Failure: &RateFailure{Rate: 70, Began: time.Minute + time.Second, Ago: time.Minute}})
 		require.Equal(t, []HostLoad{heard}, c.Loads(), "an older failure changes nothing")
 
 		began := time.Now()
@@ -384,9 +449,9 @@ func TestLoadsAndWhatTheOthersSay(t *testing.T) {
 		c.Heed("h", FleetLoad{Failure: &RateFailure{Rate: math.NaN()}})
 		c.Heed("h", FleetLoad{Failure: &RateFailure{Rate: -1}})
 		time.Sleep(2 * time.Second) // of the bubble
-		require.Equal(t, &RateFailure{Rate: 50, Ago: 2 * time.Second}, c.Loads()[0].Failure)
-		c.Heed("h", FleetLoad{Failure: &RateFailure{Rate: 40, Ago: time.Second}})
-		require.Equal(t, &RateFailure{Rate: 40, Ago: time.Second}, c.Loads()[0].Failure, "the newest wins")
+		require.Equal(t, &RateFailure{Rate: 50, Began: 10 * time.Second, Ago: 2 * time.Second}, c.Loads()[0].Failure)
+		c.Heed("h", FleetLoad{Failure: &RateFailure{Rate: 40, Began: 3 * time.Second, Ago: time.Second}})
+		require.Equal(t, &RateFailure{Rate: 40, Began: 3 * time.Second, Ago: time.Second}, c.Loads()[0].Failure, "the newest wins")
 		time.Sleep(10 * time.Minute) // of the bubble
 		require.Empty(t, c.Loads(), "what is long past is forgotten")
 	})
@@ -430,7 +495,7 @@ func BenchmarkTurn(b *testing.B) {
 					b.Error(err)
 					return
 				}
-				host.accepted(sent, time.Now())
+				host.accepted("GET /", sent, time.Now())
 				host.leave()
 			}
 		})

@@ -11,7 +11,13 @@ import (
 	"time"
 )
 
-const maxRedirects = 10
+const (
+	maxRedirects = 10
+
+	// pingAfter is how long an HTTP/2 connection may say nothing before it is
+	// asked whether it is there, and how long it may take to answer.
+	pingAfter = 15 * time.Second
+)
 
 // newTransport is the one place that says in which order a request passes the
 // layers. Above them all is the authentication client, so that a token request
@@ -62,6 +68,9 @@ func newConnections(settings *tls.Config, o Options) *http.Transport {
 		TLSClientConfig:     settings,
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
+		// One connection carries all of a host's requests there. Should it die in
+		// silence, a ping finds that out, and not each request for itself.
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter},
 		MaxIdleConnsPerHost: o.HostConcurrency,
 		// A registry that takes connections and says nothing is known for dead
 		// long before the images that wait for it are out of time.

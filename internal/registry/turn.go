@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/signfleet/signfleet/internal/deadline"
 )
 
 const (
@@ -42,8 +44,8 @@ func (t *throttleTransport) RoundTrip(req *http.Request) (*http.Response, error)
 		if err != nil {
 			return nil, err
 		}
-		left := t.hear(host, begun.sent, resp)
-		if left == 0 || left > maxSitOut || !repeatsThrottled(req, resp, repeat) {
+		said := t.hear(host, begun.sent, req, resp)
+		if said.left == 0 || said.left > maxSitOut || !repeatsThrottled(req, resp, repeat) {
 			return resp, nil
 		}
 		again, ok := rewound(req)
@@ -51,8 +53,20 @@ func (t *throttleTransport) RoundTrip(req *http.Request) (*http.Response, error)
 			return resp, nil
 		}
 		closeBody(resp.Body)
+		if said.alone {
+			if err := sitOutAlone(req.Context(), said.left); err != nil {
+				return nil, err
+			}
+		}
 		req = again
 	}
+}
+
+// sitOutAlone waits, which is not working time of the image.
+func sitOutAlone(ctx context.Context, left time.Duration) error {
+	resume := deadline.Pause(ctx, deadline.Rate)
+	defer resume()
+	return await(ctx, left, nil)
 }
 
 func (t *throttleTransport) send(begun *turn, req *http.Request) (*http.Response, error) {
@@ -71,9 +85,9 @@ func (t *throttleTransport) send(begun *turn, req *http.Request) (*http.Response
 	return resp, nil
 }
 
-// hear tells the host's throttle what was answered, and returns how long the
-// host is to be left alone because of it. A 503 counts where it says so itself.
-func (t *throttleTransport) hear(host *throttle, sent time.Time, resp *http.Response) (left time.Duration) {
+// hear tells the host's throttle what was answered, and returns what comes of
+// it. A 503 counts where it says so itself.
+func (t *throttleTransport) hear(host *throttle, sent time.Time, req *http.Request, resp *http.Response) verdict {
 	now := time.Now()
 	tooMany := resp.StatusCode == http.StatusTooManyRequests
 	var after time.Duration
@@ -81,18 +95,23 @@ func (t *throttleTransport) hear(host *throttle, sent time.Time, resp *http.Resp
 		after = parseRetryAfter(resp.Header, now)
 	}
 	if !tooMany && after == 0 {
-		host.accepted(sent, now)
-		return 0
+		kind := ""
+		if host.suspects.some.Load() { // else nobody asks
+			kind = kindOf(req)
+		}
+		host.accepted(kind, sent, now)
+		return verdict{}
 	}
-	left, news := host.refused(refusal{sent: sent, after: after, tooMany: tooMany}, now)
-	if left > after {
+	said := host.refused(refusal{kind: kindOf(req), sent: sent, after: after, tooMany: tooMany}, now)
+	if said.left > after {
 		// Whoever reads it shall know of the pause that there is.
-		resp.Header.Set("Retry-After", strconv.Itoa(int(math.Ceil(left.Seconds()))))
+		resp.Header.Set("Retry-After", strconv.Itoa(int(math.Ceil(said.left.Seconds()))))
 	}
-	if news {
+	if said.news {
 		host.tell()
 	}
-	return max(left, 1)
+	said.left = max(said.left, 1)
+	return said
 }
 
 // repeatsThrottled tells apart a 429, which is sent again whatever it was, and a

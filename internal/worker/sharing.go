@@ -32,9 +32,6 @@ func (noThrottle) Loads() []registry.HostLoad         { return nil }
 func (noThrottle) Heed(string, registry.FleetLoad)    {}
 func (noThrottle) Throttled() (never <-chan struct{}) { return nil }
 
-// sameMoment is how far apart what workers tell of one failure may lie.
-const sameMoment = time.Second
-
 // sharing puts together what the other workers say of registries, so that all
 // of them together stay below the rate of each.
 //
@@ -110,8 +107,7 @@ func (s *sharing) hear(p queue.Presence, age time.Duration) {
 		if !urgent(state, load, last) {
 			continue
 		}
-		// Fewer others are for the next beat: a short silence is none.
-		load.Others = max(load.Others, last.Others)
+		load.Early = true // fewer others are for the next beat: a short silence is none
 		s.give(host, load)
 		if known := s.told[host]; state.PausedFor > 0 && known.demand && known.paused.Before(now) {
 			s.speak()
@@ -195,43 +191,9 @@ func (s *sharing) load(host string, now time.Time) registry.FleetLoad {
 		if !ok {
 			continue
 		}
-		age := now.Sub(o.at)
-		if state.Demand > 0 {
-			load.Others++
-			load.Accepted += max(state.Accepted, 0)
-		}
-		load.PausedFor = max(load.PausedFor, time.Duration(state.PausedFor)-age)
-		load.Failure = newest(load.Failure, failureOf(state, age))
+		load.Add(loadOf(state), now.Sub(o.at))
 	}
 	return load
-}
-
-// failureOf is the failure that a worker told of some time ago. While the host
-// was paused for it, its age had not begun.
-func failureOf(state queue.HostState, age time.Duration) *registry.RateFailure {
-	if state.FailedRate <= 0 {
-		return nil
-	}
-	if state.FailedAgo == 0 {
-		age = max(0, age-time.Duration(state.PausedFor))
-	}
-	return &registry.RateFailure{Rate: state.FailedRate, Ago: time.Duration(state.FailedAgo) + age}
-}
-
-// newest is the newer of two failures. Of one failure that both tell of, the
-// higher rate is the better known: whoever tells of less did not know of all.
-func newest(a, b *registry.RateFailure) *registry.RateFailure {
-	switch {
-	case a == nil:
-		return b
-	case b == nil:
-		return a
-	case (a.Ago - b.Ago).Abs() < sameMoment:
-		return &registry.RateFailure{Rate: max(a.Rate, b.Rate), Ago: min(a.Ago, b.Ago)}
-	case a.Ago < b.Ago:
-		return a
-	}
-	return b
 }
 
 // untold reports whether requests go to a host that the others believe to have
@@ -287,9 +249,21 @@ func (s *sharing) tell(open []queue.HostState) []queue.HostState {
 func describe(h *queue.HostState, load registry.HostLoad) {
 	h.Demand, h.PausedFor = load.Demand, queue.Seconds(load.PausedFor)
 	h.Accepted = math.Round(load.Accepted*100) / 100
-	if load.Failure != nil {
-		h.FailedRate, h.FailedAgo = load.Failure.Rate, queue.Seconds(load.Failure.Ago)
+	if f := load.Failure; f != nil {
+		h.FailedRate, h.FailedSearch = f.Rate, f.Search
+		h.FailedBegan, h.FailedAgo = queue.Seconds(f.Began), queue.Seconds(f.Ago)
 	}
+}
+
+// loadOf is what describe was given.
+func loadOf(h queue.HostState) registry.HostLoad {
+	load := registry.HostLoad{Host: h.Host, Demand: h.Demand, Accepted: h.Accepted, PausedFor: time.Duration(h.PausedFor)}
+	if h.FailedRate > 0 {
+		load.Failure = &registry.RateFailure{
+			Rate: h.FailedRate, Search: h.FailedSearch, Began: time.Duration(h.FailedBegan), Ago: time.Duration(h.FailedAgo),
+		}
+	}
+	return load
 }
 
 // weight is how much the others need to know of a host.

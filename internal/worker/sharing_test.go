@@ -123,9 +123,9 @@ func TestWorkersKnowWhoElseAsks(t *testing.T) {
 		defer sharer(t, b, "w2", two)()
 		defer sharer(t, b, "w3", idle)()
 		synctest.Wait()
-		require.Equal(t, registry.FleetLoad{Others: 1, Accepted: 30}, one.last(busy), "at once")
-		require.Equal(t, registry.FleetLoad{Others: 1, Accepted: 20}, two.last(busy), "at once")
-		require.Equal(t, registry.FleetLoad{Others: 2, Accepted: 50}, idle.last(busy))
+		require.Equal(t, registry.FleetLoad{Early: true, Others: 1, Accepted: 30}, one.last(busy), "at once")
+		require.Equal(t, registry.FleetLoad{Early: true, Others: 1, Accepted: 20}, two.last(busy), "at once")
+		require.Equal(t, registry.FleetLoad{Early: true, Others: 2, Accepted: 50}, idle.last(busy))
 		two.has(asking(2, 31))
 		time.Sleep(11 * time.Second)
 		require.Equal(t, registry.FleetLoad{Others: 1, Accepted: 31}, one.last(busy))
@@ -163,7 +163,7 @@ func TestRefusalIsToldAtOnce(t *testing.T) {
 		one.refuse(refusedLoad(3, 20, time.Second, 20))
 		synctest.Wait()
 		require.Equal(t, registry.FleetLoad{
-			Others: 1, Accepted: 20, PausedFor: time.Second, Failure: &registry.RateFailure{Rate: 20},
+			Early: true, Others: 1, Accepted: 20, PausedFor: time.Second, Failure: &registry.RateFailure{Rate: 20},
 		}, two.last(busy))
 		require.Zero(t, time.Since(began))
 		require.Len(t, b.saidBy("w1"), said+1)
@@ -302,10 +302,11 @@ func TestWorkerThatCannotHear(t *testing.T) {
 func TestWhatOthersToldAges(t *testing.T) {
 	t.Parallel()
 	failed := func(rate float64, ago, paused time.Duration) queue.HostState {
-		return queue.HostState{Host: busy, FailedRate: rate, FailedAgo: queue.Seconds(ago), PausedFor: queue.Seconds(paused)}
+		// The pause had been for a second when it was told, or had lasted that long.
+		return queue.HostState{Host: busy, FailedRate: rate, FailedBegan: queue.Seconds(ago + time.Second), FailedAgo: queue.Seconds(ago), PausedFor: queue.Seconds(paused)}
 	}
-	failure := func(rate float64, ago time.Duration) *registry.RateFailure {
-		return &registry.RateFailure{Rate: rate, Ago: ago}
+	failure := func(rate float64, began, ago time.Duration) *registry.RateFailure {
+		return &registry.RateFailure{Rate: rate, Began: began, Ago: ago}
 	}
 	for name, test := range map[string]struct {
 		told   []queue.HostState
@@ -313,12 +314,12 @@ func TestWhatOthersToldAges(t *testing.T) {
 		want   *registry.RateFailure
 	}{
 		"nothing":                       {[]queue.HostState{{Host: busy}}, 0, nil},
-		"a failure":                     {[]queue.HostState{failed(50, 7*time.Second, 0)}, 0, failure(50, 10*time.Second)},
-		"a pause goes on":               {[]queue.HostState{failed(50, 0, 5*time.Second)}, 2 * time.Second, failure(50, 0)},
-		"a pause is over":               {[]queue.HostState{failed(50, 0, time.Second)}, 0, failure(50, 2*time.Second)},
-		"the longest pause":             {[]queue.HostState{failed(50, 0, time.Second), {Host: busy, PausedFor: queue.Seconds(time.Minute)}}, 57 * time.Second, failure(50, 2*time.Second)},
-		"the newest failure":            {[]queue.HostState{failed(90, time.Minute, 0), failed(50, 2*time.Second, 0), failed(70, 20*time.Second, 0)}, 0, failure(50, 5*time.Second)},
-		"the best known of one failure": {[]queue.HostState{failed(50, 2*time.Second, 0), failed(80, 2500*time.Millisecond, 0)}, 0, failure(80, 5*time.Second)},
+		"a failure":                     {[]queue.HostState{failed(50, 7*time.Second, 0)}, 0, failure(50, 11*time.Second, 10*time.Second)},
+		"a pause goes on":               {[]queue.HostState{failed(50, 0, 5*time.Second)}, 2 * time.Second, failure(50, 4*time.Second, 0)},
+		"a pause is over":               {[]queue.HostState{failed(50, 0, time.Second)}, 0, failure(50, 4*time.Second, 2*time.Second)},
+		"the longest pause":             {[]queue.HostState{failed(50, 0, time.Second), {Host: busy, PausedFor: queue.Seconds(time.Minute)}}, 57 * time.Second, failure(50, 4*time.Second, 2*time.Second)},
+		"the newest failure":            {[]queue.HostState{failed(90, time.Minute, 0), failed(50, 2*time.Second, 0), failed(70, 20*time.Second, 0)}, 0, failure(50, 6*time.Second, 5*time.Second)},
+		"the best known of one failure": {[]queue.HostState{failed(50, 2*time.Second, 0), failed(80, 2500*time.Millisecond, 0)}, 0, failure(80, 6500*time.Millisecond, 5*time.Second)},
 		"a stranger's":                  {[]queue.HostState{{Host: busy, FailedRate: -1, Accepted: -5, Demand: -1}}, 0, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,7 +20,9 @@ const (
 	UploadRelative  UploadLocation = iota // a path alone
 	UploadWithState                       // a path and a query, which has to come back as it was
 	UploadAbsolute                        // a whole URL, with such a query
+	UploadPlain                           // a whole URL, without
 	UploadToStorage                       // a signed URL of another host
+	UploadToHost                          // a URL of another host, without a query
 )
 
 // WithUploadLocation answers the beginning of each upload with 202 and a
@@ -33,16 +36,24 @@ func WithUploadLocation(form UploadLocation) Option {
 // request that has credentials beside the signature.
 func WithRedirects() Option { return func(r *Registry) { r.redirects = true } }
 
+// WithAllRedirects does so for manifests and lists of referrers as well.
+func WithAllRedirects() Option {
+	return func(r *Registry) { r.redirects, r.redirectsAll = true, true }
+}
+
 // uploadState is hard to get right for whoever parses it and puts it together
 // again.
 const uploadState = "_state=a%2Fb%2Bc%3D&flag&_state=2"
 
 const (
 	storagePath      = "/storage"
+	openPath         = "/open" // below it the storage wants no signature
 	storageSignature = "X-Amz-Signature=hidden%2Fhere"
 )
 
-func (r *Registry) needsStorage() bool { return r.redirects || r.uploads == UploadToStorage }
+func (r *Registry) needsStorage() bool {
+	return r.redirects || r.uploads == UploadToStorage || r.uploads == UploadToHost
+}
 
 // startStorage starts the other host.
 func (r *Registry) startStorage(t testing.TB) {
@@ -61,9 +72,8 @@ func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, request Req
 	switch {
 	case !r.holds(request.Repository, request.Reference):
 		writeError(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown to registry")
-	case r.redirects && (req.Method == http.MethodGet || req.Method == http.MethodHead):
-		w.Header().Set("Location", r.signed(req.URL.Path))
-		w.WriteHeader(http.StatusTemporaryRedirect)
+	case r.redirects && isRead(req):
+		r.redirect(w, req)
 	default:
 		r.store.ServeHTTP(w, req)
 	}
@@ -104,10 +114,36 @@ func (r *Registry) uploadLocation(path string) string {
 		return path + "?" + uploadState
 	case UploadAbsolute:
 		return r.URL() + path + "?" + uploadState
+	case UploadPlain:
+		return r.URL() + path
 	case UploadToStorage:
 		return r.signed(path)
+	case UploadToHost:
+		return r.storage.URL + storagePath + openPath + path
 	}
 	return path
+}
+
+// stores tells what a registry that keeps all in a storage redirects to it: what
+// it knows to be there.
+func (r *Registry) stores(ctx context.Context, request Request) bool {
+	switch request.Kind {
+	case KindManifest:
+		_, _, ok := r.manifest(ctx, request.Repository, request.Reference)
+		return ok
+	case KindReferrers:
+		return r.referrers.listed
+	}
+	return false
+}
+
+func isRead(req *http.Request) bool {
+	return req.Method == http.MethodGet || req.Method == http.MethodHead
+}
+
+func (r *Registry) redirect(w http.ResponseWriter, req *http.Request) {
+	w.Header().Set("Location", r.signed(req.URL.Path))
+	w.WriteHeader(http.StatusTemporaryRedirect)
 }
 
 func (r *Registry) signed(path string) string {
@@ -121,13 +157,22 @@ func (r *Registry) serveStorage(w http.ResponseWriter, req *http.Request, reques
 		http.Error(w, "InvalidArgument: Only one auth mechanism allowed", http.StatusBadRequest)
 		return
 	}
-	if !strings.HasPrefix(req.URL.RawQuery, storageSignature) {
+	path, open := strings.CutPrefix(strings.TrimPrefix(req.URL.Path, storagePath), openPath)
+	if !open && !strings.HasPrefix(req.URL.RawQuery, storageSignature) {
 		http.Error(w, "SignatureDoesNotMatch", http.StatusForbidden)
 		return
 	}
 	d := req.URL.Query().Get("digest")
 	inner := req.Clone(req.Context())
-	inner.URL = &url.URL{Path: strings.TrimPrefix(req.URL.Path, storagePath), RawQuery: url.Values{"digest": {d}}.Encode()}
+	inner.URL = &url.URL{Path: path, RawQuery: url.Values{"digest": {d}}.Encode()}
+	switch stored := parseRequest(inner); stored.Kind {
+	case KindManifest:
+		r.getManifest(w, inner, stored)
+		return
+	case KindReferrers:
+		r.listReferrers(w, inner, stored)
+		return
+	}
 	done := httptest.NewRecorder()
 	r.store.ServeHTTP(done, inner)
 	if done.Code == http.StatusCreated {

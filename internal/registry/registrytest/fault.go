@@ -22,6 +22,7 @@ const Always = -1
 type Fault struct {
 	Times   int  // 0 is once
 	Applied bool // the registry does what was asked, only the answer is another
+	Revoke  bool // all tokens given so far are worthless from now on; nothing else happens
 
 	Hang       bool // until the client or the registry goes
 	Cut        bool // before any answer

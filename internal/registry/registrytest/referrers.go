@@ -39,7 +39,7 @@ type referrer struct {
 
 func (r *Registry) listReferrers(w http.ResponseWriter, req *http.Request, request Request) {
 	if !r.referrers.listed || req.Method != http.MethodGet {
-		writeError(w, http.StatusNotFound, "NOT_FOUND", "page not found")
+		http.NotFound(w, req) // as distribution does
 		return
 	}
 	answer := r.inside(req.Context(), http.MethodGet, req.URL.Path, "", nil)

@@ -38,7 +38,8 @@ type Registry struct {
 	noDelete      bool
 	contentDigest func(right string) string // as it is said, empty if not at all; nil: as it is
 	uploads       UploadLocation
-	redirects     bool
+	redirects     bool // of blobs
+	redirectsAll  bool // of all reads
 	storage       *httptest.Server
 
 	closing chan struct{} // lets go of requests that hang
@@ -113,6 +114,11 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	defer func() { r.answered(number, recorded.status) }()
 
 	if fault, ok := r.faultFor(request); ok {
+		if fault.Revoke {
+			r.RevokeTokens()
+			r.handle(recorded, req, request)
+			return
+		}
 		if fault.Applied {
 			r.handle(httptest.NewRecorder(), req, request)
 		}
@@ -130,7 +136,9 @@ func (r *Registry) handle(w http.ResponseWriter, req *http.Request, request Requ
 		r.auth.serveToken(w, req)
 	case !r.auth.allows(req, request):
 		r.auth.challenge(w, r.URL(), request)
-	case request.Kind == KindManifest && (req.Method == http.MethodGet || req.Method == http.MethodHead):
+	case r.redirectsAll && isRead(req) && r.stores(req.Context(), request):
+		r.redirect(w, req)
+	case request.Kind == KindManifest && isRead(req):
 		r.getManifest(w, req, request)
 	case request.Kind == KindManifest && req.Method == http.MethodPut:
 		r.putManifest(w, req, request)

@@ -38,6 +38,7 @@ func (r Request) String() string { return r.Method + " " + string(r.Kind) }
 func parseRequest(req *http.Request) Request {
 	r := Request{Method: req.Method, Kind: KindOther, Query: req.URL.RawQuery, Header: req.Header.Clone(), Proto: req.Proto}
 	path, inStorage := strings.CutPrefix(req.URL.Path, storagePath)
+	path = strings.TrimPrefix(path, openPath)
 	path, ok := strings.CutPrefix(path, "/v2/")
 	switch {
 	case req.URL.Path == tokenPath:
