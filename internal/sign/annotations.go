@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -40,4 +41,38 @@ func checkAnnotations(claims map[string]string) error {
 			len(claims), size, maxAnnotations, maxAnnotationBytes)
 	}
 	return nil
+}
+
+// claimsAll tells whether a signature makes all the claims that are wanted.
+func claimsAll(made map[string]json.RawMessage, wanted map[string]string) bool {
+	for key, value := range wanted {
+		if text, ok := textOf(made[key]); !ok || text != value {
+			return false
+		}
+	}
+	return true
+}
+
+// claimsNoMore tells whether a signature claims nothing that ours does not. What
+// containers/image says of itself and of the time is no claim about the image.
+func claimsNoMore(made map[string]json.RawMessage, ours map[string]string) bool {
+	for key, value := range made {
+		if key == "creator" || key == "timestamp" {
+			continue
+		}
+		text, isText := textOf(value)
+		if own, ok := ours[key]; !ok || !isText || own != text {
+			return false
+		}
+	}
+	return true
+}
+
+// textOf is the text that a claim is, if it is one.
+func textOf(claim json.RawMessage) (text string, ok bool) {
+	if len(claim) == 0 || claim[0] != '"' {
+		return "", false
+	}
+	err := json.Unmarshal(claim, &text)
+	return text, err == nil
 }

@@ -27,6 +27,7 @@ var (
 	errLeaseShort  = errors.New("its lock was about to run out")
 	errLeaseLost   = errors.New("its lock was lost while it was written")
 	errOverwritten = errors.New("another signer overwrote it")
+	errNotKept     = errors.New("the registry took it and did not keep it")
 )
 
 // againError ends a turn that another one has to follow. It has no Unwrap: why
@@ -165,6 +166,7 @@ func (a *attaching) prepare(ctx context.Context) (found attachment, wanted chang
 		if wanted, err = a.missing(ctx, found); err != nil || wanted.none() {
 			return found, change{}, began, err
 		}
+		a.confirming = a.confirming || a.options.ConfirmWrites == ConfirmAuto && a.foreign(found)
 		uploaded, err := a.upload(ctx, found, wanted)
 		if err != nil {
 			return attachment{}, change{}, began, a.refused(fmt.Errorf("uploading for %s: %w", a.name, err))
@@ -193,9 +195,6 @@ func (a *attaching) look(ctx context.Context) (attachment, error) {
 		return attachment{}, err
 	}
 	a.seen = found
-	if a.options.ConfirmWrites == ConfirmAuto && a.foreign(found) {
-		a.confirming = true
-	}
 	return found, nil
 }
 
@@ -301,7 +300,7 @@ func (a *attaching) immutable(ctx context.Context, found attachment, answer *reg
 // manifest.
 func lacksBlob(answer *registry.Error) bool {
 	return slices.ContainsFunc(answer.Codes, func(d registry.Diagnostic) bool {
-		return d.Code == "MANIFEST_BLOB_UNKNOWN" || d.Code == "BLOB_UNKNOWN"
+		return d.Code == "MANIFEST_BLOB_UNKNOWN" || d.Code == "BLOB_UNKNOWN" || d.Code == "MANIFEST_UNKNOWN"
 	})
 }
 

@@ -3,10 +3,7 @@ package sign
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -20,7 +17,6 @@ const (
 	// artifact type of the manifest around it.
 	bundleType        = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	bundleTypePrefix  = "application/vnd.dev.sigstore.bundle"
-	bundleTypeOf03    = bundleTypePrefix + ".v0.3"
 	statementType     = "https://in-toto.io/Statement/v1"
 	statementMedia    = "application/vnd.in-toto+json"
 	signPredicateType = "https://sigstore.dev/cosign/sign/v1"
@@ -147,73 +143,4 @@ func newReferrer(of target, bundle []byte, created time.Time) (referrer, error) 
 		Annotations:  annotations,
 		ArtifactType: bundleType,
 	}}, nil
-}
-
-// Why a bundle is no signature by a key.
-var (
-	errNotSignature = errors.New("it is not a signature of the manifest")
-	errOtherKey     = errors.New("it is not signed by the key")
-)
-
-// foundBundle is a bundle as it was read. Nothing in it is proven until
-// verifiedBy says so.
-type foundBundle struct {
-	hint      string // of the key, in base64; may be empty or wrong
-	envelope  *envelope
-	statement statement
-}
-
-// parseBundle reads a bundle of a signature by a key, or of an attestation. What
-// has a certificate in place of a key is read too, and verified by no key.
-func parseBundle(body []byte) (foundBundle, error) {
-	var read bundle
-	if err := json.Unmarshal(body, &read); err != nil {
-		return foundBundle{}, fmt.Errorf("the bundle is not the JSON it should be: %w", err)
-	}
-	if !strings.HasPrefix(read.MediaType, bundleTypeOf03) {
-		return foundBundle{}, fmt.Errorf("a bundle of the type %.128q is not read", read.MediaType)
-	}
-	if read.Envelope == nil || len(read.Envelope.Signatures) == 0 {
-		return foundBundle{}, errors.New("the bundle has no signed statement")
-	}
-	found := foundBundle{envelope: read.Envelope}
-	if read.VerificationMaterial.PublicKey != nil {
-		found.hint = read.VerificationMaterial.PublicKey.Hint
-	}
-	if read.Envelope.PayloadType != statementMedia {
-		return found, fmt.Errorf("the bundle holds a %.128q, not a statement", read.Envelope.PayloadType)
-	}
-	if err := json.Unmarshal(read.Envelope.Payload, &found.statement); err != nil {
-		return found, fmt.Errorf("the statement of the bundle is not the JSON it should be: %w", err)
-	}
-	return found, nil
-}
-
-// verifiedBy tells whether the key has signed, with this bundle, that the
-// manifest is signed. cosign takes a statement of any other kind for it too;
-// who attests something about an image has not said that it is good.
-func (b foundBundle) verifiedBy(key *PublicKey, manifest digest.Digest) error {
-	about := slices.ContainsFunc(b.statement.Subject, func(s subject) bool {
-		return s.Digest[manifest.Algorithm().String()] == manifest.Encoded()
-	})
-	if b.statement.PredicateType != signPredicateType || !about {
-		return errNotSignature
-	}
-	signed := dsse.PAE(b.envelope.PayloadType, b.envelope.Payload)
-	if !slices.ContainsFunc(b.envelope.Signatures, func(s envelopeSignature) bool { return key.verifies(s.Sig, signed) }) {
-		return errOtherKey
-	}
-	return nil
-}
-
-// claims tells whether the statement makes all of the claims.
-func (b foundBundle) claims(wanted map[string]string) bool {
-	return slices.ContainsFunc(b.statement.Subject, func(s subject) bool {
-		for key, value := range wanted {
-			if made, ok := s.Annotations[key]; !ok || made != value {
-				return false
-			}
-		}
-		return true
-	})
 }

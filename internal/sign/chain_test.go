@@ -10,26 +10,29 @@ import (
 )
 
 // The longest chain of requests that wait for each other, for an index and two
-// of its children: what an image takes where each request takes a second. A
-// blob is one request here; where a registry takes it in two, that is one more.
+// of its children: what an image takes where each request takes a second.
 func TestTheLongestChainOfRequests(t *testing.T) {
 	t.Parallel()
+	tag, referrer := []Format{FormatTag}, []Format{FormatReferrer}
 	for _, test := range []struct {
 		name    string
 		formats []Format
 		api     bool
+		twice   bool // two requests a blob, as distribution wants
 		chain   int
 	}{
-		{"tag: image, attachment, blob, attachment", []Format{FormatTag}, false, 4},
-		{"referrer: image, look, blob, manifest", []Format{FormatReferrer}, true, 4},
-		{"referrer without the API: image, index, blob, manifest, index", []Format{FormatReferrer}, false, 5},
-		{"both are made side by side", []Format{FormatTag, FormatReferrer}, false, 5},
+		{"tag: image, attachment, blob, attachment", tag, false, false, 4},
+		{"tag: image, attachment, blob in two, attachment", tag, false, true, 5},
+		{"referrer: image, look, blob, manifest", referrer, true, false, 4},
+		{"referrer without the API: image, index, blob, manifest, index", referrer, false, false, 5},
+		{"referrer without the API: image, index, blob in two, manifest, index", referrer, false, true, 6},
+		{"both are made side by side", bothFormats, false, false, 5},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				s := newStore()
-				s.api, s.latency = test.api, time.Second
+				s.api, s.twice, s.latency = test.api, test.twice, time.Second
 				s.put("1", oci.MediaTypeImageIndex, jsonOf(t, oci.Index{MediaType: oci.MediaTypeImageIndex,
 					Manifests: []oci.Descriptor{child("a", "linux/amd64"), child("b", "linux/arm64")}}))
 				signer := signerOn(t, s, Options{Keys: []*Key{newKey(t)}, Formats: test.formats})

@@ -3,7 +3,6 @@ package sign
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -87,10 +86,24 @@ func (f *finder) tagged(ctx context.Context, manifest digest.Digest) []Found {
 	}
 	return f.each(each, read.entries, func(layer oci.Descriptor) (Found, bool) {
 		if layer.MediaType != simpleSigningType {
-			return Found{}, false
+			return f.foreignLayer(ctx, each, layer)
 		}
 		return f.layer(ctx, each, layer, manifest), true
 	})
+}
+
+// foreignLayer looks at a layer that is no signature. That it cannot be read is
+// nothing to cosign, but containers/image reads it all the same.
+func (f *finder) foreignLayer(ctx context.Context, found Found, layer oci.Descriptor) (Found, bool) {
+	found.foreign = true
+	what := fmt.Sprintf("the layer %.128s, which is no signature,", layer.Digest)
+	if layer.Digest.Validate() != nil {
+		found = found.broken("%s has no digest to be found by", what)
+		found.stops = true
+		return found, true
+	}
+	_, err := f.repo.Blob(ctx, layer.Digest, maxPayload)
+	return found.failed(what, err), err != nil
 }
 
 // layer looks at one signature under a tag.
@@ -142,7 +155,7 @@ func (f *finder) referring(ctx context.Context, manifest digest.Digest) (all []F
 	}
 	var any atomic.Bool
 	all = f.each(Found{Format: FormatReferrer}, entries, func(entry oci.Descriptor) (Found, bool) {
-		if !mayBeBundle(entry) {
+		if entry.Digest.Validate() != nil {
 			return Found{}, false
 		}
 		found, ok, bundle := f.bundle(ctx, entry, manifest)
@@ -173,15 +186,15 @@ func (f *finder) bundle(ctx context.Context, entry oci.Descriptor, manifest dige
 	read, err := parseBundle(body)
 	found.Key = claimedKey(read.hint)
 	if err != nil {
-		return found.broken("%v", err), true, isBundle(body)
+		return found.broken("%v", err), true, read.counts
 	}
-	return f.statement(found, read, body, manifest), true, true
+	return f.statement(found, read, manifest), true, true
 }
 
 // statement looks at what a bundle says.
-func (f *finder) statement(found Found, read foundBundle, body []byte, manifest digest.Digest) Found {
-	if read.statement.PredicateType != signPredicateType {
-		found.Attests = shown(read.statement.PredicateType)
+func (f *finder) statement(found Found, read foundBundle, manifest digest.Digest) Found {
+	if read.predicateType != signPredicateType {
+		found.Attests = shown(read.predicateType)
 		if found.Attests == "" {
 			found.Attests = "nothing"
 		}
@@ -191,11 +204,7 @@ func (f *finder) statement(found Found, read foundBundle, body []byte, manifest 
 	if !ok {
 		return found.broken("it is a signature of something else")
 	}
-	claims := make(map[string]json.RawMessage, len(subject.Annotations))
-	for key, value := range subject.Annotations {
-		claims[key], _ = json.Marshal(value) // of a string
-	}
-	found = found.claiming(claims, f.claims)
+	found = found.claiming(subject.claims, f.claims)
 	for _, key := range f.keys {
 		if read.verifiedBy(key, manifest) != nil {
 			if found.Key == key.Fingerprint() {
@@ -205,7 +214,7 @@ func (f *finder) statement(found Found, read foundBundle, body []byte, manifest 
 		}
 		found = found.by(key)
 		found.Problem = ""
-		if namesKey(body) {
+		if read.keyID {
 			return found.broken("it names a keyid, and cosign refuses that")
 		}
 		return found
@@ -246,44 +255,6 @@ func (f *finder) each(like Found, entries []oci.Descriptor, look func(oci.Descri
 		all = append(all, like.broken("the image has more than the %d signatures that are looked at", maxFound))
 	}
 	return all
-}
-
-// about is what the statement of a bundle says of a manifest.
-func (b foundBundle) about(manifest digest.Digest) (subject, bool) {
-	for _, s := range b.statement.Subject {
-		if s.Digest[manifest.Algorithm().String()] == manifest.Encoded() {
-			return s, true
-		}
-	}
-	return subject{}, false
-}
-
-// isBundle tells what cosign takes for a bundle, of a signature or not.
-func isBundle(body []byte) bool {
-	var read struct {
-		MediaType string `json:"mediaType"`
-	}
-	return json.Unmarshal(body, &read) == nil && strings.HasPrefix(read.MediaType, bundleTypeOf03)
-}
-
-// namesKey tells a bundle whose signature has a keyid.
-func namesKey(body []byte) bool {
-	var read struct {
-		Envelope struct {
-			Signatures []struct {
-				KeyID string `json:"keyid"`
-			} `json:"signatures"`
-		} `json:"dsseEnvelope"`
-	}
-	if json.Unmarshal(body, &read) != nil {
-		return false
-	}
-	for _, s := range read.Envelope.Signatures {
-		if s.KeyID != "" {
-			return true
-		}
-	}
-	return false
 }
 
 // distinct drops the entries that an index lists again.

@@ -72,36 +72,55 @@ func (s *Signer) reportHidden(ctx context.Context, p piece, signed []Signature) 
 	if !s.options.ReportHidden || slices.Contains(s.options.Formats, FormatReferrer) {
 		return signed
 	}
-	hidden, err := carriesBundle(ctx, p.repo, p.digest)
+	hidden, err := hiddenKeys(ctx, p.repo, p.digest, p.keys)
 	if err != nil {
 		// The image is signed all the same.
 		s.options.Log.Warn("cannot tell whether a bundle hides the signatures", zap.String("manifest", p.repo.Name()+"@"+p.digest.String()), zap.Error(err))
 	}
 	for i := range signed {
-		signed[i].Hidden = hidden
+		signed[i].Hidden = slices.Contains(hidden, signed[i].Key)
 	}
 	return signed
 }
 
-// attachReferring attaches signatures in the format "referrer": by the registry
-// itself where it lists referrers, else in an index. Which of both it is may
-// turn out to be otherwise than it seemed.
+// attachReferring attaches signatures in the format "referrer".
 func (s *Signer) attachReferring(ctx context.Context, p piece) ([]Signature, error) {
 	r := s.newReferring(p)
-	api, err := p.repo.HasReferrersAPI(ctx, p.digest)
-	if err == nil && api {
-		err = r.attachByAPI(ctx)
-		if errors.Is(err, registry.ErrNoReferrersAPI) {
-			api, err = p.repo.HasReferrersAPI(ctx, p.digest)
-		}
-	}
-	if err == nil && !api {
-		if _, err = s.attach(ctx, p.repo, r); errors.Is(err, errListsReferrers) {
-			err = r.attachByAPI(ctx)
-		}
+	err := s.attachBundles(ctx, p, r)
+	if err == nil && s.options.ConfirmWrites == ConfirmAlways {
+		err = r.confirmStored(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return r.results(), nil
+}
+
+// attachBundles attaches bundles by the registry itself where it lists referrers,
+// else in an index. Which of both it is may turn out to be otherwise than it
+// seemed, with what is asked or written meanwhile.
+func (s *Signer) attachBundles(ctx context.Context, p piece, r *referring) error {
+	var changed error
+	for range maxTurns {
+		api, err := p.repo.HasReferrersAPI(ctx, p.digest)
+		if err != nil {
+			return err
+		}
+		if api {
+			err = r.attachByAPI(ctx)
+		} else {
+			_, err = s.attach(ctx, p.repo, r)
+		}
+		switch {
+		case errors.Is(err, registry.ErrNoReferrersAPI), errors.Is(err, errListsReferrers):
+			changed = err
+			continue
+		case err != nil || !api:
+			return err
+		}
+		if still, err := p.repo.HasReferrersAPI(ctx, p.digest); err != nil || still {
+			return err
+		}
+	}
+	return &ConflictError{Attachment: p.repo.Name() + "@" + p.digest.String(), Reason: "the registry lists referrers at one time, and at another not", Err: changed}
 }

@@ -46,6 +46,7 @@ type Found struct {
 	// Problem is why the signature is none, or cannot be told to be one.
 	Problem string `json:"problem,omitempty"`
 
+	foreign bool  // it is in no signature's place
 	claimed bool  // it makes the claims that were asked for
 	stops   bool  // containers/image goes no further when it comes to this
 	unread  error // the registry's failure, which says nothing of the signature
@@ -80,22 +81,16 @@ func (f Found) by(key *PublicKey) Found {
 // claiming notes the annotations of a signature, and whether it has those that
 // were asked for. The texts among them are shown as they are, all else as JSON.
 func (f Found) claiming(claims map[string]json.RawMessage, wanted map[string]string) Found {
-	f.claimed = true
-	for key, value := range wanted {
-		var made string
-		raw, ok := claims[key]
-		f.claimed = f.claimed && ok && raw[0] == '"' && json.Unmarshal(raw, &made) == nil && made == value
-	}
+	f.claimed = claimsAll(claims, wanted)
 	if len(claims) == 0 {
 		return f
 	}
 	f.Annotations = map[string]string{}
 	room := maxShownAnnotations
 	for _, key := range sortedKeys(claims) {
-		text := string(claims[key])
-		var made string
-		if text[0] == '"' && json.Unmarshal(claims[key], &made) == nil {
-			text = made
+		text, ok := textOf(claims[key])
+		if !ok {
+			text = string(claims[key])
 		}
 		if room -= len(key) + len(text); room < 0 {
 			f.AnnotationsCut = true

@@ -83,9 +83,10 @@ func TestAnnotationsAreSigned(t *testing.T) {
 	require.NoError(t, err)
 	layer := s.attachmentOf(t, d).entries[0]
 	require.Contains(t, string(s.blobs[layer.Digest]), `"optional":{"commit":"abc","team":"build"}}`)
-	bundle, err := readBundle(t.Context(), s, s.referrersOf(t, d)[0])
+	found, err := newBundleReader(s, d, publicKeys(signer.options.Keys)).by(t.Context(), s.referrersOf(t, d), signer.options.Keys[0].Public())
 	require.NoError(t, err)
-	require.Equal(t, claims, bundle.statement.Subject[0].Annotations)
+	require.Len(t, found, 1)
+	require.Equal(t, map[string]json.RawMessage{"team": json.RawMessage(`"build"`), "commit": json.RawMessage(`"abc"`)}, found[0].claims)
 
 	for text, says := range map[string]string{"x": "key=value", "=x": "empty", "timestamp=1": "containers/image", "k=\xff": "UTF-8"} {
 		_, _, err := ParseAnnotation(text)
@@ -161,7 +162,7 @@ func TestASignatureByAnOldKeyIsReplaced(t *testing.T) {
 			entries, err := listReferrers(t.Context(), s, d)
 			require.NoError(t, err)
 			requireBundles(t, s, d, entries, third, key)
-			gone, err := bundlesBy(t.Context(), s, d, entries, []*PublicKey{old.Public()}, map[digest.Digest]*listedBundle{})
+			gone, err := newBundleReader(s, d, []*PublicKey{old.Public()}).by(t.Context(), entries, old.Public())
 			require.NoError(t, err)
 			require.Empty(t, gone)
 
@@ -248,15 +249,20 @@ func TestHiddenSignaturesAreReported(t *testing.T) {
 			s.api = api
 			s.image(t, "1")
 			sign := func(o Options) Signature {
-				o.Keys, o.ConfirmWrites = []*Key{newKey(t)}, ConfirmNever
+				o.ConfirmWrites = ConfirmNever
+				if o.Keys == nil {
+					o.Keys = []*Key{newKey(t)}
+				}
 				result, err := signerOn(t, s, o).Sign(t.Context(), requestOne)
 				require.NoError(t, err)
 				return result.Signed[0]
 			}
 			require.False(t, sign(Options{ReportHidden: true}).Hidden)
-			sign(Options{Formats: []Format{FormatReferrer}})
+			bundled := []*Key{newKey(t)}
+			sign(Options{Formats: []Format{FormatReferrer}, Keys: bundled})
 			require.True(t, sign(Options{ReportHidden: true}).Hidden)
 			require.False(t, sign(Options{ReportHidden: true, Formats: []Format{FormatTag, FormatReferrer}}).Hidden, "its own bundle is seen")
+			require.False(t, sign(Options{ReportHidden: true, Keys: bundled}).Hidden, "its own bundle was there before")
 		})
 	}
 }
@@ -279,4 +285,20 @@ func TestEverythingInAnIndexIsSigned(t *testing.T) {
 		signed = append(signed, one.Digest)
 	}
 	require.Equal(t, []string{index.String(), inner.String(), a.String(), digestA.String()}, signed)
+}
+
+// Indexes inside indexes are held all at once, so there is an end to them.
+func TestIndexesInsideEachOtherHaveAnEnd(t *testing.T) {
+	t.Parallel()
+	s := newStore()
+	inner := s.image(t, "image")
+	kind := oci.MediaTypeImageManifest
+	for range maxDepth + 1 {
+		inner = s.put("1", oci.MediaTypeImageIndex, jsonOf(t, oci.Index{MediaType: oci.MediaTypeImageIndex, Manifests: []oci.Descriptor{{MediaType: kind, Digest: inner, Size: 1}}}))
+		kind = oci.MediaTypeImageIndex
+	}
+	_, err := signerOn(t, s, Options{Keys: []*Key{newKey(t)}, Recursive: true}).Sign(t.Context(), requestOne)
+	var unsupported *UnsupportedError
+	require.ErrorAs(t, err, &unsupported)
+	require.ErrorContains(t, err, "inside each other")
 }

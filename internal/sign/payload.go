@@ -32,7 +32,10 @@ type simpleSigning struct {
 // that goes by the identity, with the claims (which may be none): exactly the
 // bytes that are signed and uploaded.
 func newPayload(identity string, manifest digest.Digest, claims map[string]string) ([]byte, error) {
-	statement := simpleSigning{Optional: claims}
+	var statement simpleSigning
+	if len(claims) > 0 { // else it is null, as cosign's
+		statement.Optional = claims
+	}
 	statement.Critical.Identity.DockerReference = identity
 	statement.Critical.Image.DockerManifestDigest = manifest
 	statement.Critical.Type = payloadType

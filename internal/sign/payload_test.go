@@ -16,9 +16,11 @@ var (
 
 func TestPayloadByteForByte(t *testing.T) {
 	t.Parallel()
-	body, err := newPayload("registry.example.com/team/app:1.0", digestA, nil)
-	require.NoError(t, err)
-	require.Equal(t, `{"critical":{"identity":{"docker-reference":"registry.example.com/team/app:1.0"},`+
-		`"image":{"docker-manifest-digest":"sha256:`+hexA+`"},`+
-		`"type":"cosign container image signature"},"optional":null}`, string(body))
+	for _, none := range []map[string]string{nil, {}} {
+		body, err := newPayload("registry.example.com/team/app:1.0", digestA, none)
+		require.NoError(t, err)
+		require.Equal(t, `{"critical":{"identity":{"docker-reference":"registry.example.com/team/app:1.0"},`+
+			`"image":{"docker-manifest-digest":"sha256:`+hexA+`"},`+
+			`"type":"cosign container image signature"},"optional":null}`, string(body))
+	}
 }

@@ -6,6 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -59,7 +63,7 @@ func (w world) requireReferring(t *testing.T, repository, manifest string, keys 
 	entries, err := listReferrers(t.Context(), repo, digest.Digest(manifest))
 	require.NoError(t, err)
 	for _, key := range keys {
-		found, err := bundlesBy(t.Context(), repo, digest.Digest(manifest), entries, []*PublicKey{key.Public()}, map[digest.Digest]*listedBundle{})
+		found, err := newBundleReader(repo, digest.Digest(manifest), []*PublicKey{key.Public()}).by(t.Context(), entries, key.Public())
 		require.NoError(t, err)
 		require.Len(t, found, 1, "bundles of %s by %s", manifest, key.Fingerprint())
 	}
@@ -74,15 +78,20 @@ func TestRegistriesOfAllKinds(t *testing.T) {
 	for name, c := range map[string]struct {
 		options   options
 		referrers *registrytest.Fault // of GET referrers
-		lists     bool
+		lists     bool                // it has the referrers API
+		storage   bool                // which has to be asked or written to
 	}{
 		"Harbor's 404":                      {options: options{registrytest.WithHarborErrors(), api}, lists: true},
 		"Harbor's 404, no referrers API":    {options: options{registrytest.WithHarborErrors()}},
 		"uploads at a relative location":    {options: options{registrytest.WithUploadLocation(registrytest.UploadRelative)}},
 		"uploads with a state":              {options: options{registrytest.WithUploadLocation(registrytest.UploadWithState)}},
-		"uploads at a whole URL":            {options: options{registrytest.WithUploadLocation(registrytest.UploadAbsolute)}},
-		"uploads to storage":                {options: options{registrytest.WithUploadLocation(registrytest.UploadToStorage), api}, lists: true},
-		"blobs in storage":                  {options: options{registrytest.WithRedirects()}},
+		"uploads at a whole URL":            {options: options{registrytest.WithUploadLocation(registrytest.UploadPlain)}},
+		"uploads at a URL with a state":     {options: options{registrytest.WithUploadLocation(registrytest.UploadAbsolute)}},
+		"uploads to signed URLs":            {options: options{registrytest.WithUploadLocation(registrytest.UploadToStorage), api}, lists: true, storage: true},
+		"uploads to another host":           {options: options{registrytest.WithUploadLocation(registrytest.UploadToHost)}, storage: true},
+		"blobs in storage":                  {options: options{registrytest.WithRedirects()}, storage: true},
+		"everything in storage":             {options: options{registrytest.WithAllRedirects()}, storage: true},
+		"everything in storage, with API":   {options: options{registrytest.WithAllRedirects(), api}, lists: true, storage: true},
 		"no Docker-Content-Digest":          {options: options{registrytest.WithoutContentDigest(), api}, lists: true},
 		"no Docker-Content-Digest, no API":  {options: options{registrytest.WithoutContentDigest()}},
 		"referrers API that no header says": {options: options{headerless}, lists: true},
@@ -119,8 +128,71 @@ func TestRegistriesOfAllKinds(t *testing.T) {
 				w.requireTagged(t, "team/app", w.reference("team/app", tag), digest, keys...)
 				w.requireReferring(t, "team/app", digest, keys...)
 			}
+			stored := slices.ContainsFunc(w.Requests(), func(r registrytest.Request) bool { return r.Kind == registrytest.KindStorage })
+			require.Equal(t, c.storage, stored)
 			_, _, indexed := w.Get("team/app", fallbackTagOf(digest.Digest(single.Digest)))
 			require.Equal(t, !c.lists, indexed, "an index of referrers is for registries that list none")
+		})
+	}
+}
+
+// One host that leads to two registries, of which one lists referrers: bundles are
+// to be found in both.
+func TestAHostThatLeadsToTwoRegistries(t *testing.T) {
+	t.Parallel()
+	lists, does := registrytest.New(t, registrytest.WithReferrers(true)), registrytest.New(t)
+	way := func(r *registrytest.Registry) http.Handler {
+		to, err := url.Parse(r.URL())
+		require.NoError(t, err)
+		return &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(to) }}
+	}
+	paths := http.NewServeMux()
+	paths.Handle("/v2/new/", way(lists))
+	paths.Handle("/v2/old/", way(does))
+	server := httptest.NewServer(paths)
+	t.Cleanup(server.Close)
+	key := newKey(t)
+	options := Options{Keys: []*Key{key}, Formats: []Format{FormatReferrer}, ConfirmWrites: ConfirmNever, Locker: &locks{}}
+	options.Registry = newClient(t, registry.Options{})
+	signer, err := New(options)
+	require.NoError(t, err)
+	for range 2 { // the second time it is all there
+		for name, r := range map[string]*registrytest.Registry{"new/app": lists, "old/app": does} {
+			image := r.PushManifest(t, name, "1", "linux/amd64")
+			for range 2 {
+				_, err := signer.Sign(t.Context(), Request{Reference: server.Listener.Addr().String() + "/" + name + ":1"})
+				require.NoError(t, err)
+			}
+			repo, err := newClient(t, registry.Options{}).Repository(r.Host() + "/" + name)
+			require.NoError(t, err)
+			entries, err := listReferrers(t.Context(), repo, digest.Digest(image.Digest))
+			require.NoError(t, err)
+			require.Len(t, entries, 1, name)
+		}
+	}
+}
+
+// One odd answer to the question who refers to an image does not make it signed.
+func TestAnOddListOfReferrers(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]registrytest.Fault{
+		"404": {Status: http.StatusNotFound}, "400": {Status: http.StatusBadRequest}, "405": {Status: http.StatusMethodNotAllowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, Options{Formats: []Format{FormatReferrer}, Timestamps: true}, registrytest.WithReferrers(true))
+			first, second := w.PushManifest(t, "app", "1", "linux/amd64"), w.PushManifest(t, "app", "2", "linux/arm64")
+			_, err := w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "1")})
+			require.NoError(t, err)
+			w.Fail(registrytest.Match{Kind: registrytest.KindReferrers}, fault)
+
+			result, err := w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "2")})
+
+			require.NoError(t, err)
+			require.NotEmpty(t, result.Signed[0].Attachment)
+			for _, image := range []registrytest.Image{first, second} {
+				w.requireReferring(t, "app", image.Digest, w.keys...)
+			}
 		})
 	}
 }
@@ -255,6 +327,33 @@ func TestImagesThatSayLittle(t *testing.T) {
 	}
 }
 
+// Who asks for a platform that the index does not say gets it all the same: it
+// stands in the configs.
+func TestPlatformsThatOnlyTheConfigsSay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{})
+	var children []oci.Descriptor
+	for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+		image := w.PushManifest(t, "app", "", platform)
+		children = append(children, oci.Descriptor{MediaType: image.MediaType, Digest: digest.Digest(image.Digest), Size: int64(len(image.Body))})
+	}
+	said := w.PushManifest(t, "app", "", "linux/riscv64")
+	children = append(children, oci.Descriptor{MediaType: said.MediaType, Digest: digest.Digest(said.Digest), Size: int64(len(said.Body)),
+		Platform: &oci.Platform{OS: "linux", Architecture: "riscv64"}})
+	index := w.Put(t, "app", "1", oci.MediaTypeImageIndex, jsonOf(t, oci.Index{MediaType: oci.MediaTypeImageIndex, Manifests: children}))
+
+	result, err := w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "1"), Platforms: []string{"linux/arm64", "linux/riscv64"}})
+
+	require.NoError(t, err)
+	signed := map[string]string{}
+	for _, signature := range result.Signed {
+		signed[signature.Platform] = signature.Digest
+		w.requireTagged(t, "app", w.reference("app", "1"), signature.Digest, w.keys...)
+	}
+	require.Equal(t, map[string]string{indexPlatform: index, "linux/arm64": string(children[1].Digest), "linux/riscv64": said.Digest}, signed)
+	require.Equal(t, 2, w.Counts()["GET blob"], "what the index says is not read again")
+}
+
 // Nobody reads manifests longer than 4 MiB, so nobody is made to.
 func TestManifestsThatAreTooLong(t *testing.T) {
 	t.Parallel()
@@ -320,6 +419,146 @@ func TestAWriteThatIsAcceptedAndLost(t *testing.T) {
 				}
 				requireSigned(t, s, d, "example.com/app:1", key)
 			})
+		})
+	}
+}
+
+// So does a registry over the wire, whichever of its writes it forgets. What it
+// lists by itself nobody else can have overwritten: there is no time to wait for.
+func TestAManifestThatTheRegistryForgets(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		format  Format
+		options []registrytest.Option
+		index   bool // which is what is forgotten
+	}{
+		"signatures under the tag":               {format: FormatTag},
+		"a bundle":                               {format: FormatReferrer, options: []registrytest.Option{registrytest.WithReferrers(true)}},
+		"a bundle in an index":                   {format: FormatReferrer, options: []registrytest.Option{registrytest.WithLooseManifests()}},
+		"the index":                              {format: FormatReferrer, index: true},
+		"a bundle that is missed from the index": {format: FormatReferrer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, Options{Formats: []Format{c.format}, ConfirmWrites: ConfirmAlways}, c.options...)
+			image := w.PushManifest(t, "app", "1", "linux/amd64")
+			lost := registrytest.Match{Method: http.MethodPut, Kind: registrytest.KindManifest}
+			if c.index {
+				lost.Reference = fallbackTagOf(digest.Digest(image.Digest))
+			}
+			w.Fail(lost, registrytest.Fault{Status: http.StatusCreated})
+
+			result, err := w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "1")})
+
+			require.NoError(t, err)
+			require.False(t, result.Signed[0].Already)
+			if c.format == FormatTag {
+				w.requireTagged(t, "app", w.reference("app", "1"), image.Digest, w.keys...)
+				return
+			}
+			w.requireReferring(t, "app", image.Digest, w.keys...)
+		})
+	}
+}
+
+// A registry that keeps nothing at all is not waited for without an end.
+func TestARegistryThatForgetsEveryBundle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{Formats: []Format{FormatReferrer}, ConfirmWrites: ConfirmAlways}, registrytest.WithReferrers(true))
+	w.PushManifest(t, "app", "1", "linux/amd64")
+	w.Fail(registrytest.Match{Method: http.MethodPut, Kind: registrytest.KindManifest}, registrytest.Fault{Status: http.StatusCreated, Times: registrytest.Always})
+	_, err := w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "1")})
+	var conflict *ConflictError
+	require.ErrorAs(t, err, &conflict)
+	require.ErrorContains(t, err, "did not keep it")
+}
+
+// A signature in Docker's media type stops containers/image, and is another's:
+// it is neither added to nor overwritten.
+func TestAnAttachmentOfDockersMediaType(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{})
+	image := w.PushManifest(t, "app", "1", "linux/amd64")
+	_, err := w.another(t, Options{}).Sign(t.Context(), Request{Reference: w.reference("app", "1")})
+	require.NoError(t, err)
+	tag := attachmentTag(digest.Digest(image.Digest))
+	_, body, _ := w.Get("app", tag)
+	body = bytes.Replace(body, []byte(oci.MediaTypeImageManifest), []byte(dockerManifest), 1)
+	stored := w.Put(t, "app", tag, dockerManifest, body)
+
+	_, err = w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "1")})
+
+	var unsupported *UnsupportedError
+	require.ErrorAs(t, err, &unsupported)
+	require.ErrorContains(t, err, dockerManifest)
+	require.ErrorContains(t, err, "remove them and sign again")
+	_, after, _ := w.Get("app", tag)
+	require.Equal(t, stored, digest.FromBytes(after).String())
+}
+
+// A token that is revoked while an image is signed is renewed, once: who is
+// refused again is not who he was.
+func TestATokenThatIsRevoked(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		times   int
+		refused bool
+	}{"in the middle": {times: 1}, "whenever it is used": {times: registrytest.Always, refused: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, Options{Formats: bothFormats}, registrytest.WithTokenAuth("", "", 300))
+			image := w.PushManifest(t, "app", "1", "linux/amd64")
+			w.Fail(registrytest.Match{Method: http.MethodPut, Kind: registrytest.KindManifest}, registrytest.Fault{Revoke: true, Times: c.times})
+
+			_, err := w.signer.Sign(t.Context(), Request{Reference: w.reference("app", "1")})
+
+			if c.refused {
+				var answer *registry.Error
+				require.ErrorAs(t, err, &answer)
+				require.Equal(t, http.StatusUnauthorized, answer.Status)
+				return
+			}
+			require.NoError(t, err)
+			w.requireTagged(t, "app", w.reference("app", "1"), image.Digest, w.keys...)
+			w.requireReferring(t, "app", image.Digest, w.keys...)
+			require.Equal(t, 2, w.Counts()["GET token"], "the first, and one in its place")
+		})
+	}
+}
+
+// The new key's bundle comes, the old one's goes, and nobody else's is touched.
+// Where the registry removes nothing, the old one stays.
+func TestABundleByAnOldKeyIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		options []registrytest.Option
+		stays   bool
+	}{
+		"removed":                    {options: []registrytest.Option{registrytest.WithReferrers(true)}},
+		"not removed":                {options: []registrytest.Option{registrytest.WithReferrers(true), registrytest.WithoutDelete()}, stays: true},
+		"dropped from the index":     {},
+		"index, nothing is removed ": {options: []registrytest.Option{registrytest.WithoutDelete()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, third := newKey(t), newKey(t)
+			w := newWorld(t, Options{Formats: []Format{FormatReferrer}, Replaced: []*PublicKey{old.Public()}, ConfirmWrites: ConfirmNever}, c.options...)
+			image := w.PushManifest(t, "app", "1", "linux/amd64")
+			request := Request{Reference: w.reference("app", "1")}
+			for _, key := range []*Key{old, third} {
+				_, err := w.another(t, Options{Keys: []*Key{key}, Formats: []Format{FormatReferrer}}).Sign(t.Context(), request)
+				require.NoError(t, err)
+			}
+
+			_, err := w.signer.Sign(t.Context(), request)
+
+			require.NoError(t, err)
+			w.requireReferring(t, "app", image.Digest, third, w.keys[0])
+			repo, err := w.signer.open(w.Host() + "/app")
+			require.NoError(t, err)
+			entries, err := listReferrers(t.Context(), repo, digest.Digest(image.Digest))
+			require.NoError(t, err)
+			require.Equal(t, c.stays, len(entries) == 3, "%d referrers", len(entries))
 		})
 	}
 }

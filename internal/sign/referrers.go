@@ -78,16 +78,56 @@ func mayBeBundle(entry oci.Descriptor) bool {
 	return strings.HasPrefix(entry.ArtifactType, bundleTypePrefix) && entry.Digest.Validate() == nil
 }
 
-// listedBundle is a bundle among the referrers of a manifest.
-type listedBundle struct {
+// keptBundle is a bundle that one of the keys has signed a manifest with.
+type keptBundle struct {
 	digest digest.Digest // of the manifest around it
-	foundBundle
+	keys   []*PublicKey  // that verify it
+	claims map[string]json.RawMessage
 }
 
-// readBundle reads the bundle of one referrer. Without an error and without a
-// bundle, the referrer is something else.
-func readBundle(ctx context.Context, repo imageReader, entry oci.Descriptor) (*listedBundle, error) {
-	around, err := repo.Manifest(ctx, entry.Digest.String())
+func (b *keptBundle) by(key *PublicKey) bool {
+	return slices.ContainsFunc(b.keys, func(k *PublicKey) bool { return k.Fingerprint() == key.Fingerprint() })
+}
+
+// bundleReader reads the bundles among the referrers of a manifest, each once. It
+// keeps no others than those by its keys: there can be many, and large ones.
+type bundleReader struct {
+	repo     imageReader
+	manifest digest.Digest
+	keys     []*PublicKey
+	read     map[digest.Digest]*keptBundle // nil where there is none by the keys
+}
+
+func newBundleReader(repo imageReader, manifest digest.Digest, keys []*PublicKey) *bundleReader {
+	return &bundleReader{repo: repo, manifest: manifest, keys: keys, read: map[digest.Digest]*keptBundle{}}
+}
+
+// by finds the signatures of the manifest by one of the reader's keys. What is
+// gone, or broken, is passed over.
+func (r *bundleReader) by(ctx context.Context, entries []oci.Descriptor, key *PublicKey) ([]*keptBundle, error) {
+	var found []*keptBundle
+	for _, entry := range entries[:min(len(entries), maxReferrers)] {
+		if !mayBeBundle(entry) {
+			continue
+		}
+		bundle, ok := r.read[entry.Digest]
+		if !ok {
+			var err error
+			if bundle, err = r.look(ctx, entry); err != nil && !isNothing(err) {
+				return nil, fmt.Errorf("reading the referrer %s: %w", entry.Digest, err)
+			}
+			r.read[entry.Digest] = bundle
+		}
+		if bundle != nil && bundle.by(key) {
+			found = append(found, bundle)
+		}
+	}
+	return found, nil
+}
+
+// look reads one referrer, which need not be a bundle.
+func (r *bundleReader) look(ctx context.Context, entry oci.Descriptor) (*keptBundle, error) {
+	around, err := r.repo.Manifest(ctx, entry.Digest.String())
 	if err != nil {
 		return nil, err
 	}
@@ -95,15 +135,25 @@ func readBundle(ctx context.Context, repo imageReader, entry oci.Descriptor) (*l
 	if !ok {
 		return nil, nil
 	}
-	body, err := repo.Blob(ctx, layer.Digest, maxBundle)
+	body, err := r.repo.Blob(ctx, layer.Digest, maxBundle)
 	if err != nil {
 		return nil, err
 	}
 	found, err := parseBundle(body)
-	if err != nil {
-		return nil, &brokenBundleError{err}
+	about, ok := found.about(r.manifest)
+	if err != nil || !ok || found.keyID {
+		return nil, nil // nobody's signature
 	}
-	return &listedBundle{digest: entry.Digest, foundBundle: found}, nil
+	bundle := &keptBundle{digest: entry.Digest, claims: about.claims}
+	for _, key := range r.keys {
+		if found.verifiedBy(key, r.manifest) == nil {
+			bundle.keys = append(bundle.keys, key)
+		}
+	}
+	if len(bundle.keys) == 0 {
+		return nil, nil
+	}
+	return bundle, nil
 }
 
 // bundleLayer is the layer that cosign takes for a bundle: the only one.
@@ -116,53 +166,52 @@ func bundleLayer(around registry.Manifest) (oci.Descriptor, bool) {
 	return layer, strings.HasPrefix(layer.MediaType, bundleTypePrefix) && layer.Digest.Validate() == nil
 }
 
-// brokenBundleError is a bundle that cannot be read, which is nobody's signature.
-type brokenBundleError struct{ err error }
-
-func (e *brokenBundleError) Error() string { return e.err.Error() }
-func (e *brokenBundleError) Unwrap() error { return e.err }
-
-// bundlesBy finds the signatures of a manifest by one of the keys among its
-// referrers. What is gone, or broken, is passed over.
-func bundlesBy(ctx context.Context, repo imageReader, manifest digest.Digest, entries []oci.Descriptor, keys []*PublicKey, known map[digest.Digest]*listedBundle) ([]*listedBundle, error) {
-	var found []*listedBundle
-	for _, entry := range entries[:min(len(entries), maxReferrers)] {
-		if !mayBeBundle(entry) {
-			continue
-		}
-		read, ok := known[entry.Digest]
-		if !ok {
-			var err error
-			if read, err = readBundle(ctx, repo, entry); err != nil && !isNothing(err) {
-				return nil, fmt.Errorf("reading the referrer %s: %w", entry.Digest, err)
-			}
-			known[entry.Digest] = read
-		}
-		if read != nil && slices.ContainsFunc(keys, func(key *PublicKey) bool { return read.verifiedBy(key, manifest) == nil }) {
-			found = append(found, read)
-		}
-	}
-	return found, nil
-}
-
 // isNothing tells a failure that says something of the referrer, not of the
 // registry.
 func isNothing(err error) bool {
-	var broken *brokenBundleError
 	var mismatch *registry.MismatchError
 	var large *registry.TooLargeError
-	return errors.Is(err, registry.ErrNotFound) || errors.As(err, &broken) || errors.As(err, &mismatch) || errors.As(err, &large)
+	return errors.Is(err, registry.ErrNotFound) || errors.As(err, &mismatch) || errors.As(err, &large)
 }
 
-// carriesBundle tells whether anybody's bundle is attached to a manifest: from
-// then on cosign, from version 3, looks at no signature under a tag.
-func carriesBundle(ctx context.Context, repo referrerReader, manifest digest.Digest) (bool, error) {
+// hiddenKeys are those of the keys whose signatures under a tag are hidden: from
+// the first bundle on, of anybody, cosign looks at no tag from version 3 on. A
+// key that has a bundle of its own is found by that.
+func hiddenKeys(ctx context.Context, repo referrerReader, manifest digest.Digest, keys []*Key) ([]string, error) {
 	entries, err := listReferrers(ctx, repo, manifest)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	if bundled, err := carryBundle(ctx, repo, entries); err != nil || !bundled {
+		return nil, err
+	}
+	var hidden []string
+	bundles := newBundleReader(repo, manifest, publicKeys(keys))
+	for _, key := range keys {
+		own, err := bundles.by(ctx, entries, key.Public())
+		if err != nil {
+			return nil, err
+		}
+		if len(own) == 0 {
+			hidden = append(hidden, key.Fingerprint())
+		}
+	}
+	return hidden, nil
+}
+
+func publicKeys(keys []*Key) []*PublicKey {
+	var public []*PublicKey
+	for _, key := range keys {
+		public = append(public, key.Public())
+	}
+	return public
+}
+
+// carryBundle tells whether one of the referrers is a bundle, of anybody. cosign
+// does not ask what an index says of the artifact type, but looks.
+func carryBundle(ctx context.Context, repo referrerReader, entries []oci.Descriptor) (bool, error) {
 	for _, entry := range entries[:min(len(entries), maxReferrers)] {
-		if !mayBeBundle(entry) {
+		if entry.Digest.Validate() != nil {
 			continue
 		}
 		if entry.ArtifactType == bundleType {

@@ -57,9 +57,9 @@ func (r *referring) missing(ctx context.Context, found attachment) (change, erro
 	if len(r.options.Replaced) == 0 {
 		return c, nil
 	}
-	old, err := bundlesBy(ctx, r.repo, r.to.digest, found.entries, r.options.Replaced, r.known)
+	old, err := r.replaced(ctx, found.entries)
 	for i, entry := range found.entries {
-		if slices.ContainsFunc(old, func(b *listedBundle) bool { return b.digest == entry.Digest }) {
+		if slices.ContainsFunc(old, func(b *keptBundle) bool { return b.digest == entry.Digest }) {
 			c.drop = append(c.drop, i)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -18,11 +19,11 @@ import (
 // bundle by each key, attached by a manifest that refers to it.
 type referring struct {
 	*Signer
-	repo  attachmentStore
-	to    target
-	each  []*keyBundle
-	at    time.Time                       // to record
-	known map[digest.Digest]*listedBundle // referrers that were looked into
+	repo    attachmentStore
+	to      target
+	each    []*keyBundle
+	at      time.Time // to record
+	bundles *bundleReader
 
 	looked bool // whether the referrers were seen once
 }
@@ -39,7 +40,8 @@ type keyBundle struct {
 }
 
 func (s *Signer) newReferring(p piece) *referring {
-	r := &referring{Signer: s, repo: p.repo, to: p.target, at: unrecordedTime, known: map[digest.Digest]*listedBundle{}}
+	r := &referring{Signer: s, repo: p.repo, to: p.target, at: unrecordedTime,
+		bundles: newBundleReader(p.repo, p.digest, slices.Concat(publicKeys(p.keys), s.options.Replaced))}
 	if s.options.Timestamps {
 		r.at = s.options.Now()
 	}
@@ -68,15 +70,16 @@ func (r *referring) sign(ctx context.Context, one *keyBundle) error {
 	if err != nil {
 		return err
 	}
-	one.made, one.digest = &made, made.entry.Digest
+	// What was found by another name is another's from now on.
+	one.made, one.digest, one.stored = &made, made.entry.Digest, false
 	return nil
 }
 
 // find looks for bundles of the keys among referrers.
 func (r *referring) find(ctx context.Context, entries []oci.Descriptor, one *keyBundle) (bool, error) {
-	found, err := bundlesBy(ctx, r.repo, r.to.digest, entries, []*PublicKey{one.key.Public()}, r.known)
+	found, err := r.bundles.by(ctx, entries, one.key.Public())
 	for _, bundle := range found {
-		if bundle.claims(r.options.Annotations) {
+		if claimsAll(bundle.claims, r.options.Annotations) {
 			one.digest, one.stored = bundle.digest, true
 			return true, nil
 		}
@@ -181,6 +184,27 @@ func (r *referring) put(ctx context.Context, one *keyBundle) error {
 	return nil
 }
 
+// confirmStored sees to it that the registry has kept the bundles that it said
+// it has stored. Nobody else writes to them, so there is no time to wait for.
+func (r *referring) confirmStored(ctx context.Context) error {
+	return r.forEach(func(one *keyBundle) error {
+		if one.already || one.made == nil {
+			return nil
+		}
+		for range maxTurns {
+			if err := r.lookFor(ctx, one); err != nil || one.stored {
+				return err
+			}
+			r.options.Log.Info("attaching once more", zap.String("attachment", r.repo.Name()+"@"+one.digest.String()), zap.NamedError("because", errNotKept))
+			one.mistrust = true
+			if err := r.put(ctx, one); err != nil {
+				return err
+			}
+		}
+		return &ConflictError{Attachment: r.repo.Name() + "@" + one.digest.String(), Reason: fmt.Sprintf("not written in %d tries", maxTurns), Err: errNotKept}
+	})
+}
+
 // putManifest writes the manifest. Its name is its digest: a write of unknown
 // outcome is looked for, and repeated without harm.
 func (r *referring) putManifest(ctx context.Context, one *keyBundle) error {
@@ -207,7 +231,7 @@ func (r *referring) removeReplaced(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing the referrers of %s: %w", r.to.digest, err)
 	}
-	old, err := bundlesBy(ctx, r.repo, r.to.digest, entries, r.options.Replaced, r.known)
+	old, err := r.replaced(ctx, entries)
 	if err != nil {
 		return err
 	}
@@ -221,6 +245,19 @@ func (r *referring) removeReplaced(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// replaced are the bundles by old keys that say no more than ours do.
+func (r *referring) replaced(ctx context.Context, entries []oci.Descriptor) ([]*keptBundle, error) {
+	var all []*keptBundle
+	for _, key := range r.options.Replaced {
+		old, err := r.bundles.by(ctx, entries, key)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, slices.DeleteFunc(old, func(b *keptBundle) bool { return !claimsNoMore(b.claims, r.options.Annotations) })...)
+	}
+	return all, nil
 }
 
 // results are the signatures.

@@ -8,6 +8,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
@@ -51,7 +53,7 @@ func (s *store) referrersOf(t testing.TB, manifest digest.Digest) []oci.Descript
 func requireBundles(t *testing.T, s *store, manifest digest.Digest, entries []oci.Descriptor, keys ...*Key) {
 	t.Helper()
 	for _, key := range keys {
-		found, err := bundlesBy(t.Context(), s, manifest, entries, []*PublicKey{key.Public()}, map[digest.Digest]*listedBundle{})
+		found, err := newBundleReader(s, manifest, []*PublicKey{key.Public()}).by(t.Context(), entries, key.Public())
 		require.NoError(t, err)
 		require.Len(t, found, 1, "bundles by %s", key.Fingerprint())
 	}
@@ -167,6 +169,64 @@ func TestALostEntryIsRepairedWithoutUploading(t *testing.T) {
 	require.Equal(t, map[string]int{"GET manifest": 2, "HEAD manifest": 1, "PUT manifest": 1}, s.counts())
 	requireBundles(t, s, d, s.referrersOf(t, d), key)
 	require.Contains(t, string(s.manifests[fallbackTagOf(d)].Body), `"digest":"`+string(digestB)+`","x":1.50}`, "theirs stays as it was")
+}
+
+// A bundle that was found, and is gone before another is added, is made anew with
+// all that belongs to it.
+func TestAnEntryThatIsLostBetweenTwoLooks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore()
+		d := s.image(t, "1")
+		first, second := newKey(t), newKey(t)
+		options := Options{Keys: []*Key{first}, Formats: []Format{FormatReferrer}, Timestamps: true, ConfirmWrites: ConfirmAlways}
+		_, err := signerOn(t, s, options).Sign(t.Context(), requestOne)
+		require.NoError(t, err)
+		time.Sleep(time.Hour) // of the bubble: a bundle made now is another
+		theirs := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":9,"digest":"` + string(digestB) + `"}]}`)
+		options.Keys = append(options.Keys, second)
+		result, err := signerOn(t, &overwritten{store: s, tag: fallbackTagOf(d), theirs: theirs}, options).Sign(t.Context(), requestOne)
+		require.NoError(t, err)
+		for _, signature := range result.Signed {
+			require.Contains(t, s.manifests, signature.Attachment)
+		}
+		requireBundles(t, s, d, s.referrersOf(t, d), first, second)
+	})
+}
+
+// overwritten is a store in which somebody writes an index right after ours.
+type overwritten struct {
+	*store
+	tag    string
+	theirs []byte
+	done   bool
+}
+
+func (o *overwritten) PutManifest(ctx context.Context, reference, mediaType string, body []byte, begin registry.BeginWrite) error {
+	err := o.store.PutManifest(ctx, reference, mediaType, body, begin)
+	if err == nil && reference == o.tag && !o.done {
+		o.done = true
+		o.put(o.tag, oci.MediaTypeImageIndex, o.theirs)
+	}
+	return err
+}
+
+// That the other entries of an index are our own is known before it is written.
+func TestASecondKeyHasNothingToConfirm(t *testing.T) {
+	t.Parallel()
+	for _, format := range bothFormats {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStore()
+			s.image(t, "1")
+			first, second := newKey(t), newKey(t)
+			began := time.Now()
+			for _, keys := range [][]*Key{{first}, {first, second}} {
+				_, err := signerOn(t, s, Options{Keys: keys, Formats: []Format{format}}).Sign(t.Context(), requestOne)
+				require.NoError(t, err)
+			}
+			require.Zero(t, time.Since(began), format)
+		})
+	}
 }
 
 func TestSignersOfOneIndexOfReferrersTakeTurns(t *testing.T) {

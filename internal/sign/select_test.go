@@ -58,7 +58,7 @@ func TestSelectionFromAnIndex(t *testing.T) {
 		{name: "one manifest for two platforms", children: []oci.Descriptor{child("a", "linux/arm/v6"), child("a", "linux/arm/v7")}, want: "index linux/arm/v6=a"},
 		{name: "nested index", children: []oci.Descriptor{nested}, wanted: []string{"linux/arm64"}, want: "index linux/arm64=d"},
 		{name: "no platform said, all wanted", children: []oci.Descriptor{child("a", "")}, want: "index =a"},
-		{name: "no platform said, one wanted", children: []oci.Descriptor{child("a", "")}, wanted: []string{"*/*"}, want: "no platform of the index matches */*"},
+		{name: "no platform said, and not there to be asked", children: []oci.Descriptor{child("a", "")}, wanted: []string{"*/*"}, want: "no platform of the index matches */*"},
 		{name: "artifacts", children: []oci.Descriptor{artifact, foreign}, want: "the index holds no image"},
 		{name: "referrers", children: []oci.Descriptor{child("a", "")}, tag: "sha256-" + hexA, want: "an index of referrers"},
 	} {

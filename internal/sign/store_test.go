@@ -26,6 +26,7 @@ type store struct {
 	requests  []string
 
 	api        bool // it lists referrers by itself
+	twice      bool // it takes two requests for a blob
 	fullConfig bool // it refuses the shared config
 
 	latency time.Duration
@@ -132,6 +133,11 @@ func (s *store) Blob(ctx context.Context, d digest.Digest, _ int64) ([]byte, err
 }
 
 func (s *store) PutBlob(ctx context.Context, body []byte) error {
+	if s.twice {
+		if err := s.count(ctx, "POST blob"); err != nil {
+			return err
+		}
+	}
 	if err := s.count(ctx, "PUT blob"); err != nil {
 		return err
 	}

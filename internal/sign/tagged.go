@@ -61,7 +61,7 @@ func (s *Signer) newTagged(p piece) (*tagged, error) {
 		}
 	}
 	if len(s.options.Replaced) > 0 {
-		t.replaced = newReplacement(p.repo, p.digest, p.identities, s.options.Replaced)
+		t.replaced = newReplacement(p.repo, p.digest, p.identities, s.options)
 	}
 	return t, nil
 }
@@ -221,7 +221,7 @@ func (t *tagged) compose(name string, found attachment, c change) ([]byte, error
 			Layers        []descriptor `json:"layers"`
 		}{SchemaVersion: 2, MediaType: oci.MediaTypeImageManifest, Config: configDescriptor(t.config), Layers: c.add})
 	}
-	if len(found.entries)+len(c.add) > maxLayers {
+	if len(found.entries)-len(c.drop)+len(c.add) > maxLayers {
 		return nil, &ConflictError{Attachment: name, Reason: fmt.Sprintf("it has %d layers, verifiers read no more than %d", len(found.entries), maxLayers)}
 	}
 	if t.config != nil {

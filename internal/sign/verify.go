@@ -249,6 +249,7 @@ func (v *Verifier) best(src source, found []Found) (Verdict, string, error) {
 	for _, f := range found {
 		verdict, why := v.verdict(src, f)
 		switch {
+		case f.foreign:
 		case f.unread != nil:
 			unread = errors.Join(unread, f.unread)
 		case slices.Index(verdicts, verdict) < slices.Index(verdicts, best):
@@ -264,6 +265,8 @@ func (v *Verifier) best(src source, found []Found) (Verdict, string, error) {
 // verdict is that of one signature.
 func (v *Verifier) verdict(src source, f Found) (Verdict, string) {
 	switch {
+	case f.foreign:
+		return NoSignature, "no signature"
 	case f.Problem != "":
 		return Broken, "broken: " + f.Problem
 	case f.Attests != "":

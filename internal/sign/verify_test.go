@@ -3,10 +3,7 @@ package sign
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"net/http"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -238,95 +235,6 @@ func TestIdentitiesOfSignatures(t *testing.T) {
 			require.False(t, v.names(src, name), "%s signed as %s", test.line, name)
 		}
 	}
-}
-
-func TestVerdictsOnBundles(t *testing.T) {
-	t.Parallel()
-	other := newKey(t)
-	for _, test := range []struct {
-		name   string
-		change func(*bundle, *statement)
-		key    *Key
-		want   Verdict
-		says   string
-	}{
-		{name: "ours", want: Valid},
-		{name: "of another key", key: other, want: OtherKey, says: "signed by another key (" + other.Fingerprint() + ")"},
-		{name: "with no hint", key: other, change: func(b *bundle, _ *statement) { b.VerificationMaterial.PublicKey.Hint = "any" }, want: OtherKey, says: "(unknown)"},
-		{name: "of something else", change: func(_ *bundle, s *statement) { s.Subject[0].Digest["sha256"] = hexA }, want: Broken, says: "signature of something else"},
-		{name: "an attestation", change: func(_ *bundle, s *statement) { s.PredicateType = "https://slsa.dev/provenance/v1" }, want: NoSignature, says: "no signature"},
-		{name: "of another version", change: func(b *bundle, _ *statement) { b.MediaType = bundleTypePrefix + "+json;version=0.2" }, want: Broken, says: "is not read"},
-		{name: "without a statement", change: func(b *bundle, _ *statement) { b.Envelope = nil }, want: Broken, says: "no signed statement"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, Options{}, registrytest.WithReferrers(true))
-			key := test.key
-			if key == nil {
-				key = w.keys[0]
-			}
-			image := w.PushManifest(t, "app", "1", "linux/amd64")
-			w.bundle(t, "app", image, signedBundle(t, key, image.Digest, test.change))
-			all, reason := verdictsOf(t, w.verifier(t, VerifierOptions{}), Request{Reference: w.reference("app", "1")})
-			require.Equal(t, []Verdict{test.want}, all)
-			require.Contains(t, reason, test.says)
-		})
-	}
-	t.Run("damaged", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t, Options{}, registrytest.WithReferrers(true))
-		image := w.PushManifest(t, "app", "1", "linux/amd64")
-		made := signedBundle(t, w.keys[0], image.Digest, nil)
-		made.Envelope.Signatures[0].Sig[9] ^= 1
-		w.bundle(t, "app", image, made)
-		all, reason := verdictsOf(t, w.verifier(t, VerifierOptions{}), Request{Reference: w.reference("app", "1")})
-		require.Equal(t, []Verdict{Broken}, all)
-		require.Contains(t, reason, "claims to be by this key")
-	})
-	t.Run("with a keyid", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t, Options{}, registrytest.WithReferrers(true))
-		image := w.PushManifest(t, "app", "1", "linux/amd64")
-		text := strings.Replace(string(jsonOf(t, signedBundle(t, w.keys[0], image.Digest, nil))), `{"sig":`, `{"keyid":"a","sig":`, 1)
-		w.bundle(t, "app", image, json.RawMessage(text))
-		all, reason := verdictsOf(t, w.verifier(t, VerifierOptions{}), Request{Reference: w.reference("app", "1")})
-		require.Equal(t, []Verdict{Broken}, all)
-		require.Contains(t, reason, "keyid")
-	})
-}
-
-// signedBundle is a bundle that is changed before it is signed.
-func signedBundle(t *testing.T, key *Key, manifest string, change func(*bundle, *statement)) bundle {
-	t.Helper()
-	body, err := newBundle(t.Context(), key, digest.Digest(manifest), map[string]string{"team": "web"})
-	require.NoError(t, err)
-	var made bundle
-	var says statement
-	require.NoError(t, json.Unmarshal(body, &made))
-	require.NoError(t, json.Unmarshal(made.Envelope.Payload, &says))
-	if change == nil {
-		return made
-	}
-	envelope := made.Envelope
-	change(&made, &says)
-	envelope.Payload = jsonOf(t, says)
-	sum := "DSSEv1 28 application/vnd.in-toto+json " + lengthOf(envelope.Payload) + " " + string(envelope.Payload)
-	envelope.Signatures[0].Sig, err = key.sign(t.Context(), []byte(sum))
-	require.NoError(t, err)
-	return made
-}
-
-func lengthOf(b []byte) string { return strconv.Itoa(len(b)) }
-
-// bundle attaches a bundle to an image.
-func (w world) bundle(t *testing.T, repository string, image registrytest.Image, made any) {
-	t.Helper()
-	body := jsonOf(t, made)
-	around, err := newReferrer(target{digest: digest.Digest(image.Digest), mediaType: image.MediaType, size: int64(len(image.Body))}, body, unrecordedTime)
-	require.NoError(t, err)
-	w.PutBlob(t, repository, body)
-	w.PutBlob(t, repository, []byte(emptyConfig))
-	w.Put(t, repository, digest.FromBytes(around.body).String(), oci.MediaTypeImageManifest, around.body)
 }
 
 func TestHiddenSignatures(t *testing.T) {
