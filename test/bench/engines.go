@@ -54,11 +54,13 @@ type Figures struct {
 
 // Cell is all that was measured at one number of jobs and one delay.
 type Cell struct {
-	Jobs    int       `json:"jobs"`
-	DelayMS float64   `json:"delay_ms"`
-	Figures []Figures `json:"figures"`
-	Ratios  []Target  `json:"ratios"`
-	Runs    []Run     `json:"runs"`
+	Jobs    int     `json:"jobs"`
+	DelayMS float64 `json:"delay_ms"`
+	// HostRequests is how many requests at once sign-submit was allowed.
+	HostRequests int       `json:"host_requests"`
+	Figures      []Figures `json:"figures"`
+	Ratios       []Target  `json:"ratios"`
+	Runs         []Run     `json:"runs"`
 }
 
 // Engines is the comparison of signers.
@@ -82,7 +84,7 @@ func compareEngines(ctx context.Context, b *bed, o engineOptions, progress io.Wr
 	result.Absent = absent
 	for _, jobs := range o.Jobs {
 		for _, delay := range o.Delays {
-			cell := Cell{Jobs: jobs, DelayMS: asMilliseconds(delay)}
+			cell := Cell{Jobs: jobs, DelayMS: asMilliseconds(delay), HostRequests: ours{o.HostRequests}.atOnce(jobs)}
 			for round := range o.Rounds {
 				for n := range signers {
 					s := signers[(n+round)%len(signers)]

@@ -128,7 +128,7 @@ func parse(args []string, stderr io.Writer) (choices, error) {
 	c := choices{}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	what := flags.String("what", "engines,queue", "what to measure: "+strings.Join(parts(), ", ")+", or all")
+	what := flags.String("what", "all", "what to measure: "+strings.Join(parts(), ", ")+", or all; engines and queue take 10 minutes, the others 20")
 	flags.StringVar(&c.storage, "registry", "disk", "where the registry has its files: disk or tmpfs ("+tmpfs+")")
 	flags.StringVar(&c.programs, "programs", "", "directory of the sign-submit and sign-worker to measure; default: built from this checkout")
 	flags.StringVar(&c.json, "json", "", "file for the same figures as JSON")

@@ -132,6 +132,15 @@ func TestGrowthTargets(t *testing.T) {
 	require.Nil(t, growthTargets(figures[:2]))
 }
 
+func TestScaleTargets(t *testing.T) {
+	t.Parallel()
+	targets := scaleTargets([]Fleet{{Workers: 1, Speed: 1}, {Workers: 4, Speed: 3.9}, {Workers: 8, Speed: 6.9}})
+	require.Len(t, targets, 2)
+	require.Nil(t, targets[0].Met, "no target is set for 4")
+	require.Equal(t, "at least 7: MISSED", targets[1].bound()+": "+targets[1].verdict())
+	require.Nil(t, scaleTargets([]Fleet{{Workers: 2, Speed: 1}, {Workers: 8, Speed: 4}})[0].Met, "nor beside any but one")
+}
+
 func TestFlagsThatCannotBeMeasuredAreRefused(t *testing.T) {
 	t.Parallel()
 	for flag, value := range map[string]string{

@@ -47,15 +47,19 @@ func (s ours) sign(ctx context.Context, b *bed, t task) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	requests := s.hostRequests
-	if requests == 0 {
-		requests = max(16, 3*t.jobs)
-	}
 	return runToEnd(command(ctx, t.home, filepath.Join(b.programs, "sign-submit"),
 		"--file", list, "--failed", filepath.Join(t.home, "failed.txt"), "--state-dir", filepath.Join(t.home, "state"),
 		"--sigstore-key", b.key.Private, "--sigstore-passphrase-file", b.passfile,
-		"--jobs", strconv.Itoa(t.jobs), "--host-requests", strconv.Itoa(requests),
+		"--jobs", strconv.Itoa(t.jobs), "--host-requests", strconv.Itoa(s.atOnce(t.jobs)),
 		"--tls-verify=false", "--insecure-policy"))
+}
+
+// atOnce is how many requests to one host may be under way.
+func (s ours) atOnce(jobs int) int {
+	if s.hostRequests > 0 {
+		return s.hostRequests
+	}
+	return max(16, 3*jobs)
 }
 
 // cosign is a loop of "cosign sign", one digest a call, so many calls at a time.
@@ -113,7 +117,7 @@ func (h hangar) sign(ctx context.Context, b *bed, t task) (usage, error) {
 	}
 	failed := filepath.Join(t.home, "failed.txt")
 	used, err := runToEnd(command(ctx, t.home, h.path, "sign", "--file", list, "--failed", failed,
-		"--sigstore-key", b.key.Private, "--sigstore-passphrase-file", b.passfile,
+		"--key", b.key.Private, "--passphrase-file", b.passfile, "--auto-yes", "--tlog-upload=false",
 		"--jobs", strconv.Itoa(min(t.jobs, maxHangarJobs)), "--arch", "amd64,arm64", "--os", "linux",
 		"--tls-verify=false", "--skip-login", "--insecure-policy"))
 	if err != nil {

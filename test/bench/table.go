@@ -50,7 +50,8 @@ func (t *tables) title(format string, args ...any) {
 
 func (t *tables) engines(e Engines) {
 	for _, c := range e.Cells {
-		t.title("%d images of an index and 2 children, %d at a time, %g ms a request, registry on %s, median of %d", e.Images, c.Jobs, c.DelayMS, e.Storage, e.Rounds)
+		t.title("%d images of an index and 2 children, %d at a time, %g ms a request, registry on %s, median of %d; sign-submit --host-requests %d",
+			e.Images, c.Jobs, c.DelayMS, e.Storage, e.Rounds, c.HostRequests)
 		t.figures(c.Figures)
 		t.targets(c.Ratios)
 	}

@@ -32,8 +32,10 @@ func signers(ctx context.Context, r *run) error {
 	// Each key is asked about: one that is missing is what this is about.
 	sc.config.Verify = 0
 	err = sc.workersTogether(ctx)
-	if err == nil {
-		err = sc.submissionsTogether(ctx)
+	for _, format := range []string{"tag", "referrer"} {
+		if err == nil {
+			err = sc.submissionsTogether(ctx, format)
+		}
 	}
 	if err == nil && r.config.Compare {
 		err = sc.cosignTogether(ctx)
@@ -115,10 +117,10 @@ func (sc *scene) round(ctx context.Context, round int, line fleet.Line, signed m
 }
 
 // submissionsTogether has submissions sign one image at once that know nothing
-// of each other.
-func (sc *scene) submissionsTogether(ctx context.Context) error {
-	sc.did("signing at once")
-	line, err := sc.oneImage(ctx, "signers/alone")
+// of each other. In the format referrer they meet in the index of referrers.
+func (sc *scene) submissionsTogether(ctx context.Context, format string) error {
+	sc.did("signing at once as " + format)
+	line, err := sc.oneImage(ctx, "signers/alone-"+format)
 	if err != nil {
 		return err
 	}
@@ -127,7 +129,7 @@ func (sc *scene) submissionsTogether(ctx context.Context) error {
 	var group errgroup.Group
 	for i, key := range sc.Keys() {
 		group.Go(func() error {
-			code, output, err := sc.SubmitAlone(ctx, fmt.Sprintf("alone-%d", i), line, key, "--confirm-writes", "always")
+			code, output, err := sc.SubmitAlone(ctx, fmt.Sprintf("alone-%s-%d", format, i), line, key, "--confirm-writes", "always", "--format", format)
 			if err == nil && code != 0 {
 				err = fmt.Errorf("submission %d left with %d:\n%s", i, code, output)
 			}
@@ -142,13 +144,13 @@ func (sc *scene) submissionsTogether(ctx context.Context) error {
 		if err := peers.CosignVerifyAll(ctx, sc.Registry().Access(), key.Public, []string{
 			line.Text, line.Image.Child("linux/amd64"), line.Image.Child("linux/arm64"),
 		}); err != nil {
-			sc.complain("%s: key %d of submission alone-%d: %v", accounting.LostSignature, i, i, err)
+			sc.complain("%s: key %d of submission alone-%s-%d: %v", accounting.LostSignature, i, format, i, err)
 			continue
 		}
 		left++
 	}
 	sc.report.Verified += 3 * left
-	sc.note("%d submissions with %d keys and no common server, --confirm-writes always: %d signatures verify", manySigners, manySigners, left)
+	sc.note("%d submissions with %d keys and no common server, --confirm-writes always, --format %s: %d signatures verify", manySigners, manySigners, format, left)
 	return nil
 }
 

@@ -21,9 +21,13 @@ const (
 	// throttleJobs is how many images each worker signs at once: enough for more
 	// requests than the registry takes.
 	throttleJobs = 4
+	// throttleWorkers is how many processes sign from the beginning on.
+	throttleWorkers = 4
 	// A list of so many lines lasts long enough to say how much of the limit a
-	// fleet makes use of, which is to be no less than this share.
-	tellingImages = 300
+	// fleet makes use of, which is to be no less than this share. A short run,
+	// of fewer than shortImages, has no more than it asks for.
+	tellingImages = 500
+	shortImages   = 300
 	leastUse      = 0.8
 	// ratedImages is the length of the list that two workers sign which are told
 	// to make no more than ratedLimit requests a second together.
@@ -34,12 +38,16 @@ const (
 // throttle has a fleet sign at a registry that takes so many requests a second:
 // no image fails of that, no attempt is lost, and no worker knows the limit.
 func throttle(ctx context.Context, r *run) error {
+	images := r.config.Images
+	if images >= shortImages {
+		images = max(images, tellingImages)
+	}
 	// The last one joins later.
-	f, err := startThrottled(ctx, r, r.report.Dir, r.config.Workers+1)
+	f, err := startThrottled(ctx, r, r.report.Dir, throttleWorkers+1)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(newScene(r, f).throttle(ctx), f.Close()); err != nil || r.config.Images < tellingImages {
+	if err := errors.Join(newScene(r, f).throttle(ctx, images), f.Close()); err != nil || images < tellingImages {
 		return err
 	}
 	if f, err = startThrottled(ctx, r, filepath.Join(r.report.Dir, "rate"), 2, "--host-rate", strconv.Itoa(ratedLimit)); err != nil {
@@ -55,12 +63,12 @@ func startThrottled(ctx context.Context, r *run, dir string, workers int, flags 
 	})
 }
 
-func (sc *scene) throttle(ctx context.Context) error {
-	late := sc.Workers()[sc.config.Workers]
+func (sc *scene) throttle(ctx context.Context, images int) error {
+	late := sc.Workers()[throttleWorkers]
 	if err := late.Terminate(ctx, time.Minute); err != nil {
 		return err
 	}
-	foreign, err := sc.prepareOne(ctx, "throttle", sc.config.Images)
+	foreign, err := sc.prepareOne(ctx, "throttle", images)
 	if err != nil {
 		return err
 	}
@@ -86,7 +94,7 @@ func (sc *scene) throttle(ctx context.Context) error {
 	if err := sc.awaitEnd(ctx, submission); err != nil {
 		return err
 	}
-	sc.measureUse(usageOf(sc.Proxy().Requests()))
+	sc.measureUse(usageOf(sc.Proxy().Requests()), images)
 	if err := sc.settle(ctx); err != nil {
 		return err
 	}
@@ -178,11 +186,11 @@ func usageOf(requests []peers.Request) usage {
 
 func (u usage) rate() float64 { return float64(u.accepted) / max(u.span.Seconds(), 1) }
 
-func (sc *scene) measureUse(u usage) {
+func (sc *scene) measureUse(u usage, images int) {
 	sc.Log("requests accepted in each second: %v", u.seconds)
 	share := u.rate() / throttleLimit
 	sc.note("%d requests accepted in %s, %d refused: %.0f %% of the %d a second used", u.accepted, u.span.Round(time.Second/10), u.refused, 100*share, throttleLimit)
-	if sc.config.Images < tellingImages {
+	if images < tellingImages {
 		return
 	}
 	if u.refused == 0 {
