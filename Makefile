@@ -4,11 +4,13 @@ GO      ?= go
 TAGS    := containers_image_openpgp
 RACE    := -race -shuffle=on -tags=$(TAGS)
 
+FUZZTIME ?= 10s
+
 # Flags of one's own for go test: make unit ARGS='-run TestLocks -count=20'.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e chaos bench bench/rooms lint fmt peers tidy verify/build verify/tidy clean
+.PHONY: help build demo test unit e2e chaos bench bench/rooms fuzz lint fmt peers tidy verify/build verify/tidy clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +33,18 @@ e2e: peers ## run the end-to-end tests only
 chaos: peers ## torment fleets for half an hour and see that nothing is lost (ARGS='-scenario kill,nats -seed 7')
 	$(GO) run -tags=$(TAGS) ./test/chaos $(ARGS)
 
-bench: peers ## measure the queue and the worker loop; ARGS='-lines 1000000 -alone 100000' the memory too
+bench: peers ## measure side by side with other signers, half an hour; ARGS='-what engines -registry tmpfs -json bench.json' a part of it
 	$(GO) run -tags=$(TAGS) ./test/bench $(ARGS)
 
 bench/rooms: ## run the benchmarks of the rooms
 	$(GO) test -tags=$(TAGS) -run='^$$' -bench=. -benchmem $(ARGS) ./internal/...
+
+fuzz: ## fuzz each decoder for a while (FUZZTIME=10s)
+	@for target in $$(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' internal | cut -c6-); do \
+		package="$$(grep -rlE --include='*_test.go' "^func $$target\(" internal | xargs -n1 dirname | sort -u)"; \
+		echo "== $$package $$target"; \
+		$(GO) test -tags=$(TAGS) -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "./$$package" || exit 1; \
+	done
 
 lint: ## check style, and the arrows between the rooms
 	lint="$$($(GO) run ./test/peers/install golangci-lint)" && "$$lint" config verify && "$$lint" run ./...

@@ -43,7 +43,8 @@ const inspectExample = `  sign-submit inspect registry.example.org/team/app:1.4
 // reading are the settings of a command that reads images and signs none.
 type reading struct {
 	config.Signing `mapstructure:",squash"`
-	Output         string `mapstructure:"output"`
+	PublicKeys     []string `mapstructure:"sigstore-pubkey"`
+	Output         string   `mapstructure:"output"`
 
 	source *config.Source
 	log    *zap.Logger

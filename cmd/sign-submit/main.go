@@ -36,6 +36,11 @@ The list has one image a line: registry/project/name:tag, with or without its
 parts, or a digest. Lines that begin with # or // are comments. Of a line of the
 mirror format (source destination tag) the destination is signed.
 
+An image gets a signature under its .sig tag by default, a Sigstore bundle with
+--format referrer, or both with --format tag,referrer; --sigstore-key may name
+several keys. sign-submit validate tells whether a list is signed, inspect shows
+the signatures of one image, and generate-key makes a key.
+
 Lines that could not be signed are written to the failed list, ready to be used
 with --file again, and with the reasons to a .json file beside it.
 
@@ -47,6 +52,8 @@ settings, 130 interrupted.`
 
 const example = `  sign-submit --file images.txt --sigstore-key cosign.key --arch amd64,arm64
   sign-submit --file images.txt --sigstore-key cosign.key --registry registry.example.org --project mirror
+  sign-submit --file images.txt --sigstore-key cosign.key --format tag,referrer
+  sign-submit validate --file images.txt --sigstore-pubkey cosign.pub
   sign-submit --file images.txt --nats-url nats://nats.example.org:4222
   sign-submit --file images.txt --nats-url nats://nats.example.org:4222 --batch nightly --detach`
 

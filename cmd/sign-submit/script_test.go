@@ -59,7 +59,11 @@ func setUpScript(env *testscript.Env) error {
 	if !ok {
 		return errors.New("scripts run in go test only")
 	}
-	registry := registrytest.New(t)
+	var options []registrytest.Option
+	if _, err := os.Stat(filepath.Join(env.Cd, "immutable-tags")); err == nil { // a script's own wish
+		options = append(options, registrytest.WithImmutableTags(registrytest.ImmutableHarbor), registrytest.WithReferrers(true))
+	}
+	registry := registrytest.New(t, options...)
 	env.Values[worldKey{}] = world{registry, t}
 	env.Setenv("REGISTRY", registry.Host())
 	env.Setenv("HOME", env.Cd)

@@ -60,6 +60,11 @@ type validating struct {
 	list io.ReaderAt
 }
 
+// imageVerifier tells whether an image is signed.
+type imageVerifier interface {
+	Verify(ctx context.Context, req sign.Request) (sign.Verification, error)
+}
+
 func validateCommand(std streams) *cobra.Command {
 	command := &cobra.Command{
 		Use: "validate --file LIST --sigstore-pubkey FILE", Short: "Tell whether the images of a list are signed",
@@ -255,34 +260,44 @@ func (v *validating) tell(l validatedLine, shown *progress, std streams) error {
 func (v *validating) reader() io.Reader { return io.NewSectionReader(v.list, 0, math.MaxInt64) }
 
 // attempt verifies an image, again if that may help: a list of thousands is not
-// to fail for one answer that was lost.
-func (v *validating) attempt(ctx context.Context, verifier *sign.Verifier, line imagelist.Line) (found sign.Verification, attempts int, err error) {
+// to fail for one answer that was lost. Waiting out what a registry asks for is no
+// attempt, and has an end of its own.
+func (v *validating) attempt(ctx context.Context, verifier imageVerifier, line imagelist.Line) (found sign.Verification, attempts int, err error) {
 	request := sign.Request{Reference: line.Reference, Digest: line.Digest, Platforms: platforms(v.OS, v.Arch)}
-	pause := v.Backoff
-	for attempts = 1; ; attempts++ {
+	pause, waited := v.Backoff, time.Duration(0)
+	for attempts = 1; ; {
+		began := time.Now()
 		found, err = v.once(ctx, verifier, request)
-		if err == nil || attempts >= v.Attempts || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			return found, attempts, err
 		}
-		_, again, after := worker.Class(err)
-		if !again || after > v.MaxWait {
+		class, again, after := worker.Class(err)
+		limited := class == worker.RateLimited && after > 0
+		if limited {
+			waited += time.Since(began) + after // an attempt of that class is mostly waiting
+		}
+		if !again || max(waited, after) > v.MaxWait || !limited && attempts >= v.Attempts {
 			return found, attempts, err
 		}
 		v.log.Debug("image could not be read, it is tried again", zap.String("image", line.Reference), zap.Error(err))
-		wait := time.NewTimer(max(pause, after))
+		if !limited {
+			attempts++
+			after = max(pause, after)
+			pause = min(2*pause, maxPause)
+		}
+		wait := time.NewTimer(after)
 		select {
 		case <-wait.C:
 		case <-ctx.Done():
 			wait.Stop()
 			return found, attempts, err
 		}
-		pause = min(2*pause, maxPause)
 	}
 }
 
 const maxPause = time.Minute
 
-func (v *validating) once(ctx context.Context, verifier *sign.Verifier, request sign.Request) (sign.Verification, error) {
+func (v *validating) once(ctx context.Context, verifier imageVerifier, request sign.Request) (sign.Verification, error) {
 	limited, stop := v.limited(ctx)
 	defer stop()
 	return verifier.Verify(limited, request)

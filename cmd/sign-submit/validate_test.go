@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/imagelist"
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/registry"
 	"github.com/signfleet/signfleet/internal/registry/registrytest"
@@ -105,6 +108,34 @@ func TestFailuresThatDoNotPassAreNotRepeated(t *testing.T) {
 		require.Equal(t, 1, l.attempts)
 		return nil
 	}))
+}
+
+// refusing is a verifier at a registry that wants to be left alone for a while.
+type refusing struct{ times int }
+
+func (r *refusing) Verify(context.Context, sign.Request) (sign.Verification, error) {
+	if r.times == 0 {
+		return sign.Verification{Skipped: "nothing"}, nil
+	}
+	r.times--
+	return sign.Verification{}, &registry.Error{Status: http.StatusTooManyRequests, RetryAfter: 20 * time.Second}
+}
+
+// Being refused for now is no attempt, but has an end.
+func TestWaitingOutARefusalIsNoAttempt(t *testing.T) {
+	t.Parallel()
+	for times, passes := range map[int]bool{14: true, 16: false, -1: false} {
+		synctest.Test(t, func(t *testing.T) {
+			v := &validating{}
+			v.Signing = config.Signing{Attempts: 1, Backoff: time.Second, Timeout: time.Minute, MaxWait: 5 * time.Minute}
+			v.log = zap.NewNop()
+			began := time.Now()
+			_, attempts, err := v.attempt(t.Context(), &refusing{times}, imagelist.Line{Reference: "example.com/app:1"})
+			require.Equal(t, passes, err == nil, "%d times: %v", times, err)
+			require.Equal(t, 1, attempts)
+			require.LessOrEqual(t, time.Since(began), v.MaxWait)
+		})
+	}
 }
 
 // Every form of a report has the same in it.

@@ -45,7 +45,7 @@ type validatedLine struct {
 // validateEach verifies the lines, so many at once, and tells of them in the order
 // of the list. Once ctx ends, the lines that are left are told of as not done.
 // What is held at a time has a bound, however long the list is.
-func (v *validating) validateEach(ctx context.Context, verifier *sign.Verifier, tell func(validatedLine) error) error {
+func (v *validating) validateEach(ctx context.Context, verifier imageVerifier, tell func(validatedLine) error) error {
 	working, stop := context.WithCancel(ctx)
 	turns := make(chan chan validatedLine, aheadLines)
 	var readErr error
@@ -81,7 +81,7 @@ func (v *validating) validateEach(ctx context.Context, verifier *sign.Verifier, 
 }
 
 // validate verifies the image of a line.
-func (v *validating) validate(ctx context.Context, verifier *sign.Verifier, line imagelist.Line) validatedLine {
+func (v *validating) validate(ctx context.Context, verifier imageVerifier, line imagelist.Line) validatedLine {
 	l := validatedLine{Line: queue.Text(line.Text), Reference: line.Reference}
 	var bad *imagelist.LineError
 	switch {

@@ -45,9 +45,9 @@ func (s Signing) checkKeys() error {
 		return fmt.Errorf("sigstore-passphrase-file: %d files for %d of sigstore-key: give one for all keys, or one for each in the same order",
 			passphrases, keys)
 	}
-	if len(s.PublicKeys) > 0 && len(s.ReplaceKeys) == 0 {
-		return errors.New("sigstore-pubkey: to sign, it only goes with replace-key, which says whose signatures go: " +
-			"give the fingerprint of that key with --replace-key, or leave --sigstore-pubkey out")
+	if len(s.ReplacePublicKeys) > 0 && len(s.ReplaceKeys) == 0 {
+		return errors.New("replace-pubkey: it only goes with replace-key, which says whose signatures go: " +
+			"give the fingerprint of that key with --replace-key, or leave --replace-pubkey out; validate and inspect take --sigstore-pubkey")
 	}
 	_, err := s.Replaced()
 	return err

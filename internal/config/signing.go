@@ -22,7 +22,7 @@ type Signing struct {
 	Annotations       []string `mapstructure:"annotation"`
 	Timestamps        bool     `mapstructure:"record-creation-timestamp"`
 	ReplaceKeys       []string `mapstructure:"replace-key"`
-	PublicKeys        []string `mapstructure:"sigstore-pubkey"`
+	ReplacePublicKeys []string `mapstructure:"replace-pubkey"`
 	SkipIndex         bool     `mapstructure:"skip-index"`
 	Recursive         bool     `mapstructure:"recursive"`
 	ImmutableFallback bool     `mapstructure:"immutable-fallback"`
@@ -54,7 +54,7 @@ type Signing struct {
 // fleet: they obey their own.
 var WorkerOnly = []string{
 	"sigstore-key", "sigstore-passphrase-file",
-	"format", "identity", "annotation", "record-creation-timestamp", "replace-key", "sigstore-pubkey",
+	"format", "identity", "annotation", "record-creation-timestamp", "replace-key", "replace-pubkey",
 	"skip-index", "recursive", "immutable-fallback", "report-hidden", "confirm-writes",
 	"policy", "insecure-policy", "tls-verify", "authfile", "cert-dir", "attempts", "backoff", "max-wait", "shutdown-grace",
 	"host-requests", "host-rate", "breaker-failures", "breaker-pause",

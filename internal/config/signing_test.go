@@ -26,14 +26,16 @@ func valid(change func(*config.Signing)) config.Signing {
 func TestSigningThatCanBeObeyed(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*config.Signing){
-		"the defaults":           nil,
-		"confirm always":         func(s *config.Signing) { s.ConfirmWrites = "always" },
-		"confirm never":          func(s *config.Signing) { s.ConfirmWrites = "never" },
-		"both formats":           func(s *config.Signing) { s.Formats = []string{"tag", "referrer"} },
-		"one passphrase":         func(s *config.Signing) { s.PassphraseFiles = []string{"a"} },
-		"one for each":           func(s *config.Signing) { s.PassphraseFiles = []string{"a", "b"} },
-		"a rate":                 func(s *config.Signing) { s.HostRate = 0.5 },
-		"a key for another":      func(s *config.Signing) { s.ReplaceKeys, s.PublicKeys = []string{fingerprint}, []string{"old.pub"} },
+		"the defaults":   nil,
+		"confirm always": func(s *config.Signing) { s.ConfirmWrites = "always" },
+		"confirm never":  func(s *config.Signing) { s.ConfirmWrites = "never" },
+		"both formats":   func(s *config.Signing) { s.Formats = []string{"tag", "referrer"} },
+		"one passphrase": func(s *config.Signing) { s.PassphraseFiles = []string{"a"} },
+		"one for each":   func(s *config.Signing) { s.PassphraseFiles = []string{"a", "b"} },
+		"a rate":         func(s *config.Signing) { s.HostRate = 0.5 },
+		"a key for another": func(s *config.Signing) {
+			s.ReplaceKeys, s.ReplacePublicKeys = []string{fingerprint}, []string{"old.pub"}
+		},
 		"an annotation, twice":   func(s *config.Signing) { s.Annotations = []string{"a=1", "a=1"} },
 		"an identity, and twice": func(s *config.Signing) { s.Identities = []string{"r.example=docker.io", " r.example=docker.io"} },
 	} {
@@ -61,7 +63,7 @@ func TestSigningThatIsRefused(t *testing.T) {
 		{`annotation "a": no = in it`, func(s *config.Signing) { s.Annotations = []string{"a"} }},
 		{"annotation timestamp", func(s *config.Signing) { s.Annotations = []string{"timestamp=1"} }},
 		{"skip-index and recursive", func(s *config.Signing) { s.SkipIndex, s.Recursive = true, true }},
-		{"sigstore-pubkey: to sign, it only goes with replace-key", func(s *config.Signing) { s.PublicKeys = []string{"old.pub"} }},
+		{"replace-pubkey: it only goes with replace-key", func(s *config.Signing) { s.ReplacePublicKeys = []string{"old.pub"} }},
 		{`replace-key: "9f86" is not the fingerprint of a key`, func(s *config.Signing) { s.ReplaceKeys = []string{"9f86"} }},
 		{"is not the fingerprint of a key", func(s *config.Signing) { s.ReplaceKeys = []string{strings.Replace(fingerprint, "9f", "zz", 1)} }},
 	} {

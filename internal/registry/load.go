@@ -84,7 +84,7 @@ func (f *FleetLoad) Add(load HostLoad, age time.Duration) {
 		if known.Rate > told.Rate {
 			told.Rate, told.Search = known.Rate, known.Search
 		}
-		told.Ago = min(told.Ago, known.Ago)
+		told.Began, told.Ago = min(told.Began, known.Began), min(told.Ago, known.Ago)
 	case known.Began < told.Began:
 		return
 	}

@@ -319,7 +319,7 @@ func TestWhatOthersToldAges(t *testing.T) {
 		"a pause is over":               {[]queue.HostState{failed(50, 0, time.Second)}, 0, failure(50, 4*time.Second, 2*time.Second)},
 		"the longest pause":             {[]queue.HostState{failed(50, 0, time.Second), {Host: busy, PausedFor: queue.Seconds(time.Minute)}}, 57 * time.Second, failure(50, 4*time.Second, 2*time.Second)},
 		"the newest failure":            {[]queue.HostState{failed(90, time.Minute, 0), failed(50, 2*time.Second, 0), failed(70, 20*time.Second, 0)}, 0, failure(50, 6*time.Second, 5*time.Second)},
-		"the best known of one failure": {[]queue.HostState{failed(50, 2*time.Second, 0), failed(80, 2500*time.Millisecond, 0)}, 0, failure(80, 6500*time.Millisecond, 5*time.Second)},
+		"the best known of one failure": {[]queue.HostState{failed(50, 2*time.Second, 0), failed(80, 2500*time.Millisecond, 0)}, 0, failure(80, 6*time.Second, 5*time.Second)},
 		"a stranger's":                  {[]queue.HostState{{Host: busy, FailedRate: -1, Accepted: -5, Demand: -1}}, 0, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

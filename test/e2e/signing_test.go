@@ -269,7 +269,7 @@ func TestReplacedKey(t *testing.T) {
 	proxy.Reset()
 
 	m.signWith(m.list(image.Reference), append(m.key(w.key), "--confirm-writes", "never",
-		"--replace-key", fingerprint(t, old), "--sigstore-pubkey", old.Public)...)
+		"--replace-key", fingerprint(t, old), "--replace-pubkey", old.Public)...)
 
 	require.Equal(t, 3, proxy.Counts()["PUT manifest"], "one write for each digest")
 	for _, reference := range references {
@@ -283,7 +283,7 @@ func TestReplacedKey(t *testing.T) {
 	proxy.Reset()
 	again := newMachine(t)
 	r := again.signWith(again.list(image.Reference), append(again.key(w.key),
-		"--replace-key", strings.TrimPrefix(fingerprint(t, old), "sha256:"), "--sigstore-pubkey", old.Public)...)
+		"--replace-key", strings.TrimPrefix(fingerprint(t, old), "sha256:"), "--replace-pubkey", old.Public)...)
 	require.Contains(t, r.stdout, "1 signed already")
 	require.Zero(t, proxy.Counts()["PUT manifest"])
 }
@@ -302,7 +302,7 @@ func TestReplacedKeyOfBundles(t *testing.T) {
 	}
 
 	m.signWith(m.list(image.Reference), append(m.key(m.w.key), "--format", "referrer",
-		"--replace-key", fingerprint(t, old), "--sigstore-pubkey", old.Public)...)
+		"--replace-key", fingerprint(t, old), "--replace-pubkey", old.Public)...)
 
 	for _, reference := range references {
 		require.Error(t, peers.CosignVerify(t.Context(), access, reference, old.Public))

@@ -57,7 +57,7 @@ func replacedKeys(ctx context.Context, c Config) ([]*sign.PublicKey, error) {
 		return nil, err
 	}
 	given := make(map[string]*sign.PublicKey)
-	for _, path := range c.Settings.PublicKeys {
+	for _, path := range c.Settings.ReplacePublicKeys {
 		key, err := sign.LoadPublicKey(path, passphraseOf(ctx, c, config.KeyFile{Path: path}))
 		if err != nil {
 			return nil, err
@@ -68,8 +68,8 @@ func replacedKeys(ctx context.Context, c Config) ([]*sign.PublicKey, error) {
 	for _, fingerprint := range wanted {
 		key, ok := given[fingerprint]
 		if !ok {
-			return nil, fmt.Errorf("replace-key: no file of --sigstore-pubkey has the key %s: "+
-				"its signatures are known by its public key, give that with --sigstore-pubkey", fingerprint)
+			return nil, fmt.Errorf("replace-key: no file of --replace-pubkey has the key %s: "+
+				"its signatures are known by its public key, give that with --replace-pubkey", fingerprint)
 		}
 		replaced = append(replaced, key)
 	}

@@ -119,15 +119,15 @@ func TestKeysToReplace(t *testing.T) {
 		_, err := build(t, append(flags, "-k", one.private)...)
 		return err
 	}
-	require.NoError(t, buildWith("--replace-key", old.fingerprint, "--sigstore-pubkey", other.public, "--sigstore-pubkey", old.public))
+	require.NoError(t, buildWith("--replace-key", old.fingerprint, "--replace-pubkey", other.public, "--replace-pubkey", old.public))
 
-	for _, pubs := range [][]string{nil, {"--sigstore-pubkey", other.public}} {
+	for _, pubs := range [][]string{nil, {"--replace-pubkey", other.public}} {
 		err := buildWith(append(pubs, "--replace-key", old.fingerprint)...)
 		require.ErrorContains(t, err, old.fingerprint)
-		require.ErrorContains(t, err, "give that with --sigstore-pubkey")
+		require.ErrorContains(t, err, "give that with --replace-pubkey")
 	}
-	require.ErrorContains(t, buildWith("--replace-key", old.fingerprint, "--sigstore-pubkey", "nowhere.pub"), "nowhere.pub")
-	require.ErrorContains(t, buildWith("--replace-key", one.fingerprint, "--sigstore-pubkey", one.public), "is the key to sign with")
+	require.ErrorContains(t, buildWith("--replace-key", old.fingerprint, "--replace-pubkey", "nowhere.pub"), "nowhere.pub")
+	require.ErrorContains(t, buildWith("--replace-key", one.fingerprint, "--replace-pubkey", one.public), "is the key to sign with")
 }
 
 func read(t *testing.T, path string) []byte {
