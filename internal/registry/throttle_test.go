@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,8 +247,9 @@ func TestOneBurstIsOneFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		refuse, told := false, 0
-		through, hosts := throttled(Options{HostConcurrency: 8, HostRate: 1000, OnThrottled: func(string) { told++ }}, func(*http.Request) *http.Response {
+		refuse := false
+		var told atomic.Int64
+		through, hosts := throttled(Options{HostConcurrency: 8, HostRate: 1000, OnThrottled: func(string) { told.Add(1) }}, func(*http.Request) *http.Response {
 			time.Sleep(time.Second) // of the bubble
 			mu.Lock()
 			defer mu.Unlock()
@@ -258,7 +260,7 @@ func TestOneBurstIsOneFailure(t *testing.T) {
 		})
 		_, err := get(t, through, t.Context(), "http://h/")
 		require.NoError(t, err)
-		require.Equal(t, 1, told, "the others hear that we ask it")
+		require.EqualValues(t, 1, told.Load(), "the others hear that we ask it")
 		refuse = true
 		var burst sync.WaitGroup
 		for range 8 {
@@ -272,16 +274,16 @@ func TestOneBurstIsOneFailure(t *testing.T) {
 		load := hosts.of("h").load(time.Now())
 		require.Equal(t, &RateFailure{Rate: 1000}, load.Failure)
 		require.Equal(t, 11*time.Second, load.PausedFor.Round(100*time.Millisecond))
-		require.Equal(t, 2, told)
+		require.EqualValues(t, 2, told.Load())
 	})
 }
 
 func TestTheConfiguredRateHoldsFromTheFirstRequestOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		sent := 0
+		var sent atomic.Int64
 		through, hosts := throttled(Options{HostConcurrency: 16, HostRate: 40}, func(*http.Request) *http.Response {
-			sent++
+			sent.Add(1)
 			return respond(http.StatusOK)
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -298,14 +300,14 @@ func TestTheConfiguredRateHoldsFromTheFirstRequestOn(t *testing.T) {
 			asking.Wait()
 		}
 		ask()
-		require.InDelta(t, 400, sent, 5, "a burst of a tenth of a second")
+		require.InDelta(t, 400, sent.Load(), 5, "a burst of a tenth of a second")
 
 		hosts.of("h").heed(FleetLoad{Others: 3}, time.Now())
-		sent = 0
+		sent.Store(0)
 		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		ask()
-		require.InDelta(t, 100, sent, 2)
+		require.InDelta(t, 100, sent.Load(), 2)
 	})
 }
 
