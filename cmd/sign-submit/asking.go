@@ -58,7 +58,8 @@ func readAsking(flags *pflag.FlagSet, std streams, outputs ...string) (*asking, 
 }
 
 // readSource fills settings from flags, environment and the file. The file is
-// that of the program: it may have the settings of a submission for every command.
+// that of the program: it may have the settings of every command, and those of a
+// submission serve all that have the same.
 func readSource(flags *pflag.FlagSet, into any) (*config.Source, error) {
 	known := pflag.NewFlagSet("sign-submit", pflag.ContinueOnError)
 	known.AddFlagSet(flags)
@@ -74,7 +75,7 @@ func readSource(flags *pflag.FlagSet, into any) (*config.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := config.Read(known, "sign-submit", file)
+	source, err := config.Read(known, "sign-submit", file, flagsOfCommands()...)
 	if err != nil {
 		return nil, program.UsageError{Err: err}
 	}
@@ -82,6 +83,19 @@ func readSource(flags *pflag.FlagSet, into any) (*config.Source, error) {
 		return nil, program.UsageError{Err: err}
 	}
 	return source, nil
+}
+
+// flagsOfCommands are the names of all flags that some command has.
+func flagsOfCommands() []string {
+	var names []string
+	for _, command := range commands(streams{}) {
+		command.Flags().VisitAll(func(flag *pflag.Flag) {
+			if flag.Name != "config" {
+				names = append(names, flag.Name)
+			}
+		})
+	}
+	return names
 }
 
 // Ways to print an answer.

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -69,12 +72,15 @@ func takeFlags(flags *pflag.FlagSet, names ...string) {
 
 // run asks for the passphrase only when the files can be written.
 func (g *generating) run(ctx context.Context, std streams) error {
-	if g.Prefix == "" {
-		return usage("prefix: no name given for the files")
+	if g.Prefix == "" || strings.HasSuffix(g.Prefix, "/") {
+		return usage("prefix: %q has no name for the files: they are called NAME.key and NAME.pub", g.Prefix)
 	}
 	if !g.Force {
-		if err := sign.CheckKeyPair(g.Prefix); err != nil {
+		switch err := sign.CheckKeyPair(g.Prefix); {
+		case errors.Is(err, fs.ErrExist):
 			return usage("%w: give another --prefix, or --force to overwrite it", err)
+		case err != nil:
+			return usage("prefix: %w", err)
 		}
 	}
 	privateFile, publicFile := sign.KeyPairFiles(g.Prefix)

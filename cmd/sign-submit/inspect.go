@@ -225,6 +225,9 @@ func unreadable(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Canceled
+	case errors.Is(err, context.Canceled):
+		// Its own limits have ended it, and nobody has interrupted it.
+		return fmt.Errorf("%s", err) //nolint:errorlint // for that it must not be in the chain
 	case errors.As(err, &reference), errors.As(err, &platform):
 		return program.UsageError{Err: err}
 	}
@@ -232,7 +235,8 @@ func unreadable(ctx context.Context, err error) error {
 }
 
 // printInspection shows an image, and under each of its digests the signatures.
-func printInspection(w io.Writer, i sign.Inspection) error {
+func printInspection(out io.Writer, i sign.Inspection) error {
+	w := &strings.Builder{}
 	say(w, "image   %s\ndigest  %s\ntype    %s\n", printable(i.Reference), i.Digest, printable(i.MediaType))
 	if i.NotSigned != "" {
 		say(w, "note    nothing to sign: %s\n", printable(i.NotSigned))
@@ -247,7 +251,8 @@ func printInspection(w io.Writer, i sign.Inspection) error {
 			printFound(w, found)
 		}
 	}
-	return nil
+	_, err := io.WriteString(out, w.String())
+	return err
 }
 
 // printFound shows one signature, with what else is known of it below.

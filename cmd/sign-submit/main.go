@@ -87,12 +87,16 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		},
 	}
 	defineFlags(command.Flags())
-	command.AddCommand(
+	command.AddCommand(commands(std)...)
+	return program.Run(command, args, stdout, stderr)
+}
+
+func commands(std streams) []*cobra.Command {
+	return []*cobra.Command{
 		statusCommand(std), waitCommand(std), failedCommand(std), resultsCommand(std), retryCommand(std),
 		cancelCommand(std), pauseCommand(std), resumeCommand(std), batchesCommand(std),
 		validateCommand(std), inspectCommand(std), generateKeyCommand(std),
-	)
-	return program.Run(command, args, stdout, stderr)
+	}
 }
 
 // say writes to the user.

@@ -63,7 +63,7 @@ func defineFlags(flags *pflag.FlagSet) {
 // readSettings reads and checks what can be checked without a server.
 func readSettings(ctx context.Context, flags *pflag.FlagSet, std streams) (*settings, error) {
 	s := &settings{}
-	source, err := readSource(flags, s)
+	source, err := readSource(flags, s) //nolint:contextcheck // the commands whose flags it asks for are not run
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func (s *settings) check(std streams) error {
 		return err
 	}
 	if !s.Detach {
-		return submit.CheckFailed(s.Failed, s.File)
+		return submit.CheckFailed(s.Failed, s.File, append(s.InputFiles(), s.source.File)...)
 	}
 	if s.source.Given("failed") {
 		say(std.err, "warning: %s is ignored with --detach: sign-submit failed BATCH writes the failed list\n", s.source.Where("failed"))

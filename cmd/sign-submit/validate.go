@@ -85,7 +85,7 @@ func validateCommand(std streams) *cobra.Command {
 	flags.IntP("jobs", "j", station.Defaults(0).Jobs, "images verified at once, 1 to 256")
 	flags.StringSliceP("arch", "a", []string{"amd64", "arm64"}, "architectures that have to be signed; an empty one means all")
 	flags.StringSlice("os", []string{"linux"}, "operating systems that have to be signed; an empty one means all")
-	flags.StringP("failed", "o", "sign-failed.txt", "`file` for the lines that are not signed as they should be")
+	flags.StringP("failed", "o", "validate-failed.txt", "`file` for the lines that are not signed as they should be")
 	flags.StringSlice("format", nil, "`format` that is needed: tag, referrer, or both: tag,referrer; default: either is enough")
 	flags.String("exact-repository", "", "`repository` that signatures have to call the image by, with any tag; default: as in the list")
 	flags.StringSlice("identity", nil, "`prefix=replacement`: the name that the signatures have to call images by whose name begins with prefix, as for signing; may be repeated: one of the names is enough")
@@ -102,7 +102,7 @@ func validateCommand(std streams) *cobra.Command {
 // readValidating reads and checks what can be checked without a registry.
 func readValidating(ctx context.Context, flags *pflag.FlagSet, std streams) (*validating, error) {
 	v := &validating{}
-	source, err := readSource(flags, v)
+	source, err := readSource(flags, v) //nolint:contextcheck // the commands whose flags it asks for are not run
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +133,8 @@ func (v *validating) check(source *config.Source, std streams) error {
 		return fmt.Errorf("attempts: %d is less than 1", v.Attempts)
 	case v.Backoff < 0:
 		return fmt.Errorf("backoff: %s is negative", v.Backoff)
+	case v.MaxWait <= 0:
+		return fmt.Errorf("max-wait: %s leaves no time to wait", v.MaxWait)
 	}
 	if err := checkOutput(v.Output, outputText, outputJSON); err != nil {
 		return err
@@ -140,10 +142,15 @@ func (v *validating) check(source *config.Source, std streams) error {
 	if err := v.lines().Validate(); err != nil {
 		return err
 	}
-	if err := submit.CheckFailed(v.Failed, v.File); err != nil {
+	if err := submit.CheckFailed(v.Failed, v.File, v.inputs()...); err != nil {
 		return err
 	}
 	return v.checkReport()
+}
+
+// inputs are the files that are read beside the list.
+func (v *validating) inputs() []string {
+	return append(slices.Concat(v.InputFiles(), v.PublicKeys), v.source.File)
 }
 
 const maxJobs = 256

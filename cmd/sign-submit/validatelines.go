@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,11 +53,16 @@ func (v *validating) validateEach(ctx context.Context, verifier imageVerifier, t
 	go func() {
 		defer close(turns)
 		slots := make(chan struct{}, v.Jobs)
+		seen := make(map[[sha256.Size]byte]struct{})
 		for line, err := range imagelist.Read(v.reader(), v.lines()) {
 			if err != nil {
 				readErr = fmt.Errorf("image list %s: %w", v.File, err)
 				return
 			}
+			if _, again := seen[imageOf(line)]; again {
+				continue // as it is signed once
+			}
+			seen[imageOf(line)] = struct{}{}
 			done := make(chan validatedLine, 1)
 			slots <- struct{}{}
 			turns <- done
@@ -78,6 +84,14 @@ func (v *validating) validateEach(ctx context.Context, verifier imageVerifier, t
 	}
 	stop()
 	return errors.Join(err, readErr)
+}
+
+// imageOf is what a line names, or says where it names nothing.
+func imageOf(line imagelist.Line) [sha256.Size]byte {
+	if line.Err != nil {
+		return sha256.Sum256([]byte("line " + line.Text))
+	}
+	return sha256.Sum256([]byte("image " + line.Reference + " " + line.Digest))
 }
 
 // validate verifies the image of a line.

@@ -8,14 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/sign"
 	"github.com/signfleet/signfleet/internal/submit"
 )
@@ -70,18 +73,20 @@ func printValidation(out io.Writer, output string, c validationCounts) error {
 	if output == outputJSON {
 		return printJSON(out, c)
 	}
-	say(out, "%d images: %d valid, %d not valid, %d skipped, %d errors", c.Images, c.Valid, c.NotValid, c.Skipped, c.Unreadable)
+	var text strings.Builder
+	say(&text, "%d images: %d valid, %d not valid, %d skipped, %d errors", c.Images, c.Valid, c.NotValid, c.Skipped, c.Unreadable)
 	if c.NotDone > 0 {
-		say(out, ", %d not done", c.NotDone)
+		say(&text, ", %d not done", c.NotDone)
 	}
-	say(out, "\n")
+	say(&text, "\n")
 	if c.FailedList != "" {
-		say(out, "failed list: %s, reasons: %s\n", c.FailedList, c.Reasons)
+		say(&text, "failed list: %s, reasons: %s\n", c.FailedList, c.Reasons)
 	}
 	if c.Hidden > 0 {
-		say(out, "%d valid signatures are hidden from cosign verify 3 by bundles of others; sign with --format tag,referrer\n", c.Hidden)
+		say(&text, "%d valid signatures are hidden from cosign verify 3 by bundles of others; sign with --format tag,referrer\n", c.Hidden)
 	}
-	return nil
+	_, err := io.WriteString(out, text.String())
+	return err
 }
 
 // checkReport refuses a report that cannot be written, or only by destroying
@@ -98,7 +103,7 @@ func (v *validating) checkReport() error {
 		return err
 	}
 	v.ReportFormat = format
-	for _, other := range []string{v.File, v.Failed, submit.DetailsPath(v.Failed)} {
+	for _, other := range append(v.inputs(), v.File, v.Failed, submit.DetailsPath(v.Failed)) {
 		if submit.SameFile(v.Report, other) || filepath.Clean(v.Report) == filepath.Clean(other) {
 			return fmt.Errorf("report: %s is used for something else already: give another name", v.Report)
 		}
@@ -156,6 +161,9 @@ func newValidationReport(path, format string) (*validationReport, error) {
 		r.file, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	}
 	if err != nil {
+		if wrong := new(fs.PathError); errors.As(err, &wrong) {
+			err = wrong.Err // its path is that of a temporary file
+		}
 		return nil, fmt.Errorf("report: %s cannot be written: %w", path, err)
 	}
 	r.out = bufio.NewWriterSize(r.file, 64<<10)
@@ -327,10 +335,16 @@ func escaped(data []byte) []byte {
 	return text.Bytes()
 }
 
-// inBlocks takes braces and brackets away. Quotes stay where a text could be
-// taken for something else.
+// plainInYAML are the texts that nothing takes for something else, neither by
+// YAML 1.2 nor by 1.1, which knows more booleans and numbers.
+var plainInYAML = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/._@-]{3,}(:[A-Za-z0-9._/@-]+)*$`)
+
+// inBlocks takes braces and brackets away, and quotes where they say nothing.
 func inBlocks(node *yaml.Node) {
-	node.Style &^= yaml.FlowStyle | yaml.DoubleQuotedStyle
+	node.Style &^= yaml.FlowStyle
+	if plainInYAML.MatchString(node.Value) && !slices.Contains([]string{"true", "false", "null"}, strings.ToLower(node.Value)) {
+		node.Style &^= yaml.DoubleQuotedStyle
+	}
 	for _, part := range node.Content {
 		inBlocks(part)
 	}
@@ -345,11 +359,11 @@ func (w reportCSV) begin() error {
 
 func (w reportCSV) add(l validatedLine) error {
 	if len(l.Digests) == 0 {
-		return w.Write([]string{string(l.Line), l.Reference, l.Result, l.Digest, "", "", l.Class, l.Reason, "", "", "", "false", ""})
+		return w.Write([]string{textInCSV(l.Line), l.Reference, l.Result, l.Digest, "", "", l.Class, l.Reason, "", "", "", "false", ""})
 	}
 	for _, d := range l.Digests {
 		keys, formats, identities := verified(d)
-		err := w.Write([]string{string(l.Line), l.Reference, l.Result, l.Digest, d.Platform, d.Digest, string(d.Verdict), d.Reason,
+		err := w.Write([]string{textInCSV(l.Line), l.Reference, l.Result, l.Digest, d.Platform, d.Digest, string(d.Verdict), d.Reason,
 			keys, formats, identities, strconv.FormatBool(d.Hidden), strings.Join(d.Warnings, "; ")})
 		if err != nil {
 			return err
@@ -357,6 +371,9 @@ func (w reportCSV) add(l validatedLine) error {
 	}
 	return nil
 }
+
+// textInCSV is a line as readers of CSV can read it.
+func textInCSV(line queue.Text) string { return strings.ToValidUTF8(string(line), "\uFFFD") }
 
 // verified are keys, formats and identities of the signatures that one of the
 // keys has verified.

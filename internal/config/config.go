@@ -31,10 +31,11 @@ type Source struct {
 }
 
 // Read reads the settings that flags define: from the flags, the environment
-// and the file. An unknown key in the file is an error. Without a file name,
+// and the file. An unknown key in the file is an error, unless it is one of others,
+// which are those of other commands that the same file is for. Without a file name,
 // the one in the environment is read, else NAME.yaml in the current directory, the user's and the system's
 // configuration directory is read if it is there.
-func Read(flags *pflag.FlagSet, name, file string) (*Source, error) {
+func Read(flags *pflag.FlagSet, name, file string, others ...string) (*Source, error) {
 	v := viper.New()
 	v.SetEnvPrefix(envPrefix)
 	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
@@ -57,7 +58,7 @@ func Read(flags *pflag.FlagSet, name, file string) (*Source, error) {
 	if err := v.ReadInConfig(); err != nil {
 		return nil, fmt.Errorf("read configuration %s: %w", s.File, err)
 	}
-	return s, s.refuseUnknown()
+	return s, s.refuseUnknown(others)
 }
 
 func findFile(name string) string {
@@ -78,7 +79,7 @@ func findFile(name string) string {
 var flagsOnly = []string{"config", "help", "version"}
 
 // refuseUnknown names the keys of the file that no flag defines.
-func (s *Source) refuseUnknown() error {
+func (s *Source) refuseUnknown(others []string) error {
 	var unknown []string
 	file := viper.New()
 	file.SetConfigFile(s.File)
@@ -87,7 +88,7 @@ func (s *Source) refuseUnknown() error {
 		return fmt.Errorf("read configuration %s: %w", s.File, err)
 	}
 	for _, key := range file.AllKeys() {
-		if flag := s.flags.Lookup(key); flag == nil || slices.Contains(flagsOnly, key) {
+		if flag := s.flags.Lookup(key); (flag == nil || slices.Contains(flagsOnly, key)) && !slices.Contains(others, key) {
 			unknown = append(unknown, key)
 		}
 	}

@@ -38,6 +38,12 @@ func (s Signing) KeyFiles() []KeyFile {
 	return files
 }
 
+// InputFiles are the files that are read: none of them may be written to.
+func (s Signing) InputFiles() []string {
+	files := slices.Concat(s.Keys, s.PassphraseFiles, s.ReplacePublicKeys, []string{s.Policy, s.AuthFile})
+	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
+}
+
 // checkKeys refuses files that do not go together.
 func (s Signing) checkKeys() error {
 	keys, passphrases := len(s.Keys), len(s.PassphraseFiles)

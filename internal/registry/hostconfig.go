@@ -176,7 +176,7 @@ func (c *hostConfig) setUpTLS(host string, settings *tls.Config) error {
 // containers/image, which keeps it to itself; the last when there is none.
 func (c *hostConfig) hostCertsDir(host string) (string, error) {
 	if c.certsDir != "" {
-		return filepath.Join(c.certsDir, host), nil
+		return givenCertsDir(c.certsDir, host)
 	}
 	var dir string
 	for _, parent := range []string{
@@ -195,6 +195,26 @@ func (c *hostConfig) hostCertsDir(host string) (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+// givenCertsDir is the directory of a host in one that was named: as certs.d has
+// it, or the named one itself, as podman and skopeo take it, where that holds
+// certificates.
+func givenCertsDir(dir, host string) (string, error) {
+	own := filepath.Join(dir, host)
+	if _, err := os.Stat(own); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return own, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		if ext := filepath.Ext(entry.Name()); !entry.IsDir() && (ext == ".crt" || ext == ".cert" || ext == ".key") {
+			return dir, nil
+		}
+	}
+	return own, nil
 }
 
 // homeDir is also known where HOME is not set, as in a service.

@@ -31,10 +31,16 @@ func TestTLSWithAnOwnCA(t *testing.T) {
 	_, err := repositoryOf(t, newClient(t, o), r, "team/app").Manifest(t.Context(), "v1")
 	require.NoError(t, err)
 
+	o.CertsDir = filepath.Join(o.CertsDir, r.Host()) // as podman and skopeo take it
+	_, err = repositoryOf(t, newClient(t, o), r, "team/app").Manifest(t.Context(), "v1")
+	require.NoError(t, err)
+
+	r.Reset()
 	o.CertsDir = t.TempDir()
 	_, err = repositoryOf(t, newClient(t, o), r, "team/app").Manifest(t.Context(), "v1")
 	require.ErrorContains(t, err, "certificate")
-	require.Len(t, r.Requests(), 1)
+	require.ErrorContains(t, err, "cert-dir")
+	require.Empty(t, r.Requests())
 }
 
 func TestClientCertificatesStayWithTheRegistry(t *testing.T) {

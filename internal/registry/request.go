@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -164,13 +165,17 @@ func (e *endpoint) failure(ctx context.Context, q request, asked *url.URL, err e
 		reason = inner
 	}
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
-		reason = errors.New("no credentials are stored for it")
+		reason = errors.New("no credentials are stored for it: log in with podman or docker, or name the file that has them")
 	}
 	return &Error{Op: q.op, Method: q.method, URL: redactURL(asked), Status: http.StatusUnauthorized, Err: reason}
 }
 
 // newNoAnswer is the error of a request that got no answer, or not all of it.
 func newNoAnswer(ctx context.Context, q request, asked *url.URL, reason error) *Error {
+	var certificate *tls.CertificateVerificationError
+	if errors.As(reason, &certificate) {
+		reason = fmt.Errorf("%w: put the CA's certificate where podman looks, or name its directory (cert-dir); tls-verify=false trusts anybody", reason)
+	}
 	if speaksPlainHTTP(reason) {
 		reason = fmt.Errorf("%w: it speaks plain http, which only registries.conf (insecure) or tls-verify=false allows", reason)
 	}

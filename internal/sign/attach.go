@@ -277,8 +277,14 @@ func (a *attaching) judge(ctx context.Context, found attachment, failure error) 
 // refused is the end, unless there is another way to write the same.
 func (a *attaching) refused(failure error) error {
 	var answer *registry.Error
-	if errors.As(failure, &answer) && answer.Status != 0 && a.adapt(answer) {
+	switch {
+	case !errors.As(failure, &answer) || answer.Status == 0:
+		return failure
+	case a.adapt(answer):
 		return &againError{failure}
+	case lacksBlob(answer):
+		return &ConflictError{Attachment: a.name, Err: failure,
+			Reason: "it names something that the registry does not have, and is not ours to leave out: push that again, or delete the tag and have all sign again"}
 	}
 	return failure
 }

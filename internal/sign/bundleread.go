@@ -33,7 +33,7 @@ type foundBundle struct {
 
 	hint      string // of the key, in base64; may be empty or wrong
 	keyID     bool   // its signature has one, which cosign refuses
-	signed    []byte // what the signature is of
+	signed    []byte // what the signature is of, whatever it says
 	signature []byte
 
 	predicateType string
@@ -89,7 +89,7 @@ func (b *foundBundle) readStatement(payload []byte) error {
 	if err := json.Unmarshal(payload, &peek); err != nil {
 		return fmt.Errorf("the statement of the bundle is not the JSON it should be: %w", err)
 	}
-	b.predicateType = peek.PredicateType
+	b.predicateType, b.signed = peek.PredicateType, dsse.PAE(statementMedia, payload)
 	if b.predicateType != signPredicateType {
 		return nil
 	}
@@ -108,7 +108,6 @@ func (b *foundBundle) readStatement(payload []byte) error {
 		}
 		b.subjects = append(b.subjects, subject)
 	}
-	b.signed = dsse.PAE(statementMedia, payload)
 	return nil
 }
 

@@ -123,6 +123,9 @@ func (f *finder) layer(ctx context.Context, found Found, layer oci.Descriptor, m
 	if err != nil {
 		return found.failed("the payload", err)
 	}
+	if layer.Size != int64(len(payload)) {
+		return found.broken("the payload has %d bytes and not the %d that are said: cosign refuses it", len(payload), layer.Size)
+	}
 	for _, key := range f.keys {
 		if key.verifies(made, payload) {
 			found = found.by(key)
@@ -197,6 +200,11 @@ func (f *finder) statement(found Found, read foundBundle, manifest digest.Digest
 		found.Attests = shown(read.predicateType)
 		if found.Attests == "" {
 			found.Attests = "nothing"
+		}
+		for _, key := range f.keys {
+			if key.verifies(read.signature, read.signed) {
+				return found.by(key)
+			}
 		}
 		return found
 	}

@@ -55,16 +55,28 @@ func (s *Signer) attachTagged(ctx context.Context, p piece) ([]Signature, error)
 	attached, err := s.attach(ctx, p.repo, t)
 	var immutable *ImmutableError
 	if errors.As(err, &immutable) && s.options.ImmutableFallback {
-		s.options.Log.Info("attached as a referrer, since the tag must not be changed", zap.String("attachment", immutable.Attachment))
-		if slices.Contains(s.options.Formats, FormatReferrer) {
-			return nil, nil // that is done already
-		}
-		return s.attachReferring(ctx, p)
+		return s.fallBack(ctx, p, immutable.Attachment)
+	}
+	if err == nil && s.options.ConfirmWrites == ConfirmAlways {
+		err = t.mend(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return s.reportHidden(ctx, p, t.results(attached)), nil
+}
+
+// fallBack attaches a referrer in place of what an immutable tag cannot take.
+func (s *Signer) fallBack(ctx context.Context, p piece, attachment string) ([]Signature, error) {
+	if slices.Contains(s.options.Formats, FormatReferrer) {
+		return nil, nil // that is done already
+	}
+	signed, err := s.attachReferring(ctx, p)
+	if err == nil && slices.ContainsFunc(signed, func(one Signature) bool { return !one.Already }) {
+		s.options.Log.Info("attached as a referrer, since the tag must not be changed: cosign verify, from version 3, now looks at the bundles alone",
+			zap.String("attachment", attachment))
+	}
+	return signed, err
 }
 
 // reportHidden marks signatures under a tag that cosign 3 will not look at.

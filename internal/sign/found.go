@@ -136,7 +136,9 @@ func noteHidden(all []Found, bundled bool) {
 			continue
 		}
 		all[i].Hidden = !slices.ContainsFunc(all, func(other Found) bool {
-			return other.Format == FormatReferrer && other.signature() && other.Key != "" && other.Key == all[i].Key
+			// To cosign an attestation by a key is a signature by it.
+			counts := other.signature() || other.Attests != "" && other.Verified
+			return other.Format == FormatReferrer && counts && other.Key != "" && other.Key == all[i].Key
 		})
 	}
 }

@@ -86,7 +86,7 @@ func TestWhatIsBrokenIsShownAsSuch(t *testing.T) {
 	require.Contains(t, all[0].Problem, "payload cannot be read")
 	require.Empty(t, all[1].Problem)
 	require.True(t, all[1].Verified)
-	require.True(t, all[1].Hidden, "by the attestation")
+	require.False(t, all[1].Hidden, "to cosign the attestation is a signature by the same key")
 	require.Contains(t, all[2].Problem, "no JSON object")
 	require.True(t, all[2].Verified, "its key is known all the same")
 	texts := all[3].Problem + all[4].Problem + all[3].Attests + all[4].Attests

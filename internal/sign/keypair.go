@@ -16,7 +16,7 @@ func CheckKeyPair(prefix string) error {
 	private, public := KeyPairFiles(prefix)
 	for _, path := range []string{private, public} {
 		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("%s is there already, and is not overwritten", path)
+			return fmt.Errorf("%s is there already, and is not overwritten: %w", path, fs.ErrExist)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: %w", path, withoutPaths(err))
 		}

@@ -21,7 +21,7 @@ func LoadPublicKey(path string, passphrase func() ([]byte, error)) (*PublicKey, 
 	text, _, err := readKeyFile(path)
 	defer clear(text)
 	if err != nil {
-		return nil, err
+		return nil, aboutPublic(err)
 	}
 	key, err := ParsePublicKey(text, passphrase)
 	if err != nil {
@@ -40,6 +40,9 @@ func ParsePublicKey(text []byte, passphrase func() ([]byte, error)) (*PublicKey,
 			return nil, notPublic(others)
 		}
 		if isPublic(block.Type) {
+			if next, _ := pem.Decode(rest); next != nil && isPublic(next.Type) {
+				return nil, &KeyError{Err: fmt.Errorf("%w: more than one", ErrUnsupportedKey), Remedy: "put each public key into a file of its own, and name all of them"}
+			}
 			public, err := cryptoutils.UnmarshalPEMToPublicKey(pem.EncodeToMemory(block))
 			if err != nil {
 				return nil, &KeyError{Err: fmt.Errorf("%w: %s: %w", ErrUnsupportedKey, block.Type, err), Remedy: "is the file whole?"}
@@ -55,6 +58,17 @@ func ParsePublicKey(text []byte, passphrase func() ([]byte, error)) (*PublicKey,
 		}
 		others = append(others, block.Type)
 	}
+}
+
+// aboutPublic makes of an error about a private key one about a public key.
+func aboutPublic(err error) error {
+	var wrong *KeyError
+	if errors.As(err, &wrong) && errors.Is(wrong.Err, ErrNoKey) {
+		public := *wrong
+		public.Err = ErrNoPublicKey
+		return &public
+	}
+	return err
 }
 
 func isPublic(name string) bool {

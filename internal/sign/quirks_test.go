@@ -461,6 +461,71 @@ func TestAManifestThatTheRegistryForgets(t *testing.T) {
 	}
 }
 
+// What a registry has lost since is put back by who asks for it to be looked at.
+func TestWhatTheRegistryHasLostIsPutBack(t *testing.T) {
+	t.Parallel()
+	for name, format := range map[string]Format{"payload": FormatTag, "config": FormatTag, "bundle": FormatReferrer} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, Options{Formats: []Format{format}}, registrytest.WithLooseManifests())
+			image := w.PushManifest(t, "app", "1", "linux/amd64")
+			request := Request{Reference: w.reference("app", "1")}
+			_, err := w.signer.Sign(t.Context(), request)
+			require.NoError(t, err)
+			subject := digest.Digest(image.Digest)
+			payload, err := newPayload(w.reference("app", "1"), subject, nil)
+			require.NoError(t, err)
+			switch name {
+			case "payload":
+				w.LoseBlob("app", digest.FromBytes(payload).String())
+			case "config":
+				w.LoseBlob("app", digest.FromString(constantConfig).String())
+			case "bundle":
+				repo, err := w.signer.open(w.Host() + "/app")
+				require.NoError(t, err)
+				entries, err := listReferrers(t.Context(), repo, subject)
+				require.NoError(t, err)
+				require.NoError(t, repo.DeleteManifest(t.Context(), entries[0].Digest))
+			}
+			careful := w.another(t, Options{Formats: []Format{format}, Keys: w.keys})
+			careful.options.ConfirmWrites = ConfirmAlways
+
+			result, err := careful.Sign(t.Context(), request)
+
+			require.NoError(t, err)
+			require.True(t, result.Signed[0].Already)
+			if format == FormatReferrer {
+				w.requireReferring(t, "app", image.Digest, w.keys...)
+				return
+			}
+			w.requireTagged(t, "app", w.reference("app", "1"), image.Digest, w.keys...)
+		})
+	}
+}
+
+// An entry whose manifest is gone keeps an index from being written. It is not
+// ours to drop, but what to do can be said.
+func TestAnIndexWithAnEntryThatLeadsNowhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{Formats: []Format{FormatReferrer}})
+	image := w.PushManifest(t, "app", "1", "linux/amd64")
+	request := Request{Reference: w.reference("app", "1")}
+	_, err := w.another(t, Options{Formats: []Format{FormatReferrer}}).Sign(t.Context(), request)
+	require.NoError(t, err)
+	repo, err := w.signer.open(w.Host() + "/app")
+	require.NoError(t, err)
+	entries, err := listReferrers(t.Context(), repo, digest.Digest(image.Digest))
+	require.NoError(t, err)
+	require.NoError(t, repo.DeleteManifest(t.Context(), entries[0].Digest))
+
+	_, err = w.signer.Sign(t.Context(), request)
+
+	var conflict *ConflictError
+	require.ErrorAs(t, err, &conflict)
+	require.ErrorContains(t, err, "push that again, or delete the tag")
+	require.ErrorContains(t, err, string(entries[0].Digest))
+}
+
 // A registry that keeps nothing at all is not waited for without an end.
 func TestARegistryThatForgetsEveryBundle(t *testing.T) {
 	t.Parallel()

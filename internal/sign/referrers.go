@@ -58,7 +58,7 @@ func fallbackTagOf(manifest digest.Digest) string {
 // specification wants something other than an index to be left alone.
 func readReferrersIndex(name string, found registry.Manifest) (attachment, error) {
 	if found.MediaType != oci.MediaTypeImageIndex {
-		return attachment{}, &ConflictError{Attachment: name, Reason: fmt.Sprintf("found something of type %.128q under the tag of its referrers", found.MediaType)}
+		return attachment{}, &ConflictError{Attachment: name, Reason: fmt.Sprintf("found something of type %.128q under the tag of its referrers: delete or rename it", found.MediaType)}
 	}
 	index, err := parseAttachment(found, "manifests")
 	if err != nil {

@@ -185,11 +185,12 @@ func (r *referring) put(ctx context.Context, one *keyBundle) error {
 }
 
 // confirmStored sees to it that the registry has kept the bundles that it said
-// it has stored. Nobody else writes to them, so there is no time to wait for.
+// it has stored, now or an earlier time. Nobody else writes to them, so there is no
+// time to wait for.
 func (r *referring) confirmStored(ctx context.Context) error {
 	return r.forEach(func(one *keyBundle) error {
-		if one.already || one.made == nil {
-			return nil
+		if one.already && !r.foreseen(one) {
+			return nil // it cannot be made again as it was
 		}
 		for range maxTurns {
 			if err := r.lookFor(ctx, one); err != nil || one.stored {

@@ -32,7 +32,7 @@ func readAttachment(name string, found registry.Manifest) (attachment, error) {
 		return attachment{}, &UnsupportedError{Reference: name, MediaType: found.MediaType,
 			Reason: "signatures written with COSIGN_DOCKER_MEDIA_TYPES, remove them and sign again"}
 	default:
-		return attachment{}, conflict(fmt.Sprintf("found something of type %.128q under its tag", found.MediaType))
+		return attachment{}, conflict(fmt.Sprintf("found something of type %.128q under its tag, which is for signatures: delete or rename it", found.MediaType))
 	}
 	a, err := parseAttachment(found, "layers")
 	if err != nil {
@@ -61,7 +61,7 @@ func signatureLayer(payload, made []byte, at time.Time) descriptor {
 
 // isSignatureBy needs no blob: the payload is known, so its digest is enough.
 func isSignatureBy(layer oci.Descriptor, key *PublicKey, payload []byte, sum digest.Digest) bool {
-	if layer.MediaType != simpleSigningType || layer.Digest != sum {
+	if layer.MediaType != simpleSigningType || layer.Digest != sum || layer.Size != int64(len(payload)) {
 		return false
 	}
 	made, err := base64.StdEncoding.DecodeString(layer.Annotations[signatureAnnotation])

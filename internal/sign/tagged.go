@@ -3,6 +3,7 @@ package sign
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	oci "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/signfleet/signfleet/internal/registry"
@@ -26,6 +28,7 @@ type tagged struct {
 	replaced *replacement
 	at       time.Time // to record, zero when none is to be
 
+	present  attachment    // as it was read last
 	looked   bool          // whether the attachment was seen once
 	mistrust bool          // the registry lacked a blob that it should have had
 	uploaded bool          // our payloads are there
@@ -71,6 +74,7 @@ func (t *tagged) lock() string { return t.repo.Location() + "@" + t.manifest.Str
 
 func (t *tagged) read(name string, found registry.Manifest) (attachment, error) {
 	a, err := readAttachment(name, found)
+	t.present = a
 	if constant := digest.FromString(constantConfig); err == nil && a.config == constant && !t.mistrust {
 		t.repo.Holds(constant)
 	}
@@ -254,6 +258,41 @@ func (t *tagged) stored() {
 	if t.full {
 		t.repo.NoteSharedConfigRefused()
 	}
+}
+
+// mend uploads again what signatures that were there already name and the registry
+// has lost. Nobody can verify them without.
+func (t *tagged) mend(ctx context.Context) error {
+	blobs := map[digest.Digest][]byte{}
+	for _, one := range t.each {
+		if one.already {
+			blobs[one.digest] = one.payload
+		}
+	}
+	if constant := digest.FromString(constantConfig); len(blobs) > 0 && t.present.config == constant {
+		blobs[constant] = []byte(constantConfig)
+	}
+	for d, body := range blobs {
+		_, err := t.repo.Blob(ctx, d, maxPayload)
+		if err == nil {
+			continue
+		}
+		if !isNothing(err) && !isLost(err) {
+			return fmt.Errorf("reading back %s: %w", d, err)
+		}
+		t.options.Log.Info("uploading what the registry has lost", zap.String("attachment", t.repo.Name()+":"+t.tag()), zap.Stringer("blob", d))
+		if err := t.repo.PutBlob(ctx, body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLost tells that the storage behind a registry has not what the registry
+// thinks is there.
+func isLost(err error) bool {
+	var answer *registry.Error
+	return errors.As(err, &answer) && answer.Foreign && answer.Status == http.StatusNotFound
 }
 
 // results are the signatures, with the digest of the attachment they are in.

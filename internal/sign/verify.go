@@ -246,14 +246,16 @@ func (v *Verifier) judge(to target, src source, found []Found) (VerifiedDigest, 
 func (v *Verifier) best(src source, found []Found) (Verdict, string, error) {
 	best, reason := NoSignature, "no signature"
 	var unread error
+	named := false // a key, in the reason
 	for _, f := range found {
 		verdict, why := v.verdict(src, f)
 		switch {
 		case f.foreign:
 		case f.unread != nil:
 			unread = errors.Join(unread, f.unread)
-		case slices.Index(verdicts, verdict) < slices.Index(verdicts, best):
-			best, reason = verdict, why
+		case slices.Index(verdicts, verdict) < slices.Index(verdicts, best),
+			verdict == OtherKey && best == OtherKey && f.Key != "" && !named:
+			best, reason, named = verdict, why, f.Key != ""
 		}
 	}
 	if best == Valid {
@@ -278,9 +280,21 @@ func (v *Verifier) verdict(src source, f Found) (Verdict, string) {
 	case f.Format == FormatTag && !v.names(src, f.Identity):
 		return WrongIdentity, fmt.Sprintf("wrong identity: it is signed as %q", f.Identity)
 	case !f.claimed:
-		return MissingAnnotation, "missing annotation: the signature does not claim all that it has to"
+		return MissingAnnotation, "missing annotation: " + lackingClaim(f.Annotations, v.options.Annotations)
 	}
 	return Valid, ""
+}
+
+// lackingClaim says which claim a signature does not make.
+func lackingClaim(made, wanted map[string]string) string {
+	for _, key := range sortedKeys(wanted) {
+		if has, ok := made[key]; !ok {
+			return fmt.Sprintf("it does not claim %s=%s", key, wanted[key])
+		} else if has != wanted[key] {
+			return fmt.Sprintf("it claims %s=%.128s and not %s", key, has, wanted[key])
+		}
+	}
+	return "it does not claim all that it has to as text"
 }
 
 // names tells whether a signature that calls the image so is one for it: by the

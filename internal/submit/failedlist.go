@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -42,10 +43,16 @@ func WriteFailed(path string, r *Report) error {
 
 // CheckFailed says why the failed list of an image list cannot be written to
 // path, or only by destroying something else. Writing over the image list
-// itself is right where that is a failed list fed back.
-func CheckFailed(path, list string) error {
+// itself is right where that is a failed list fed back. inputs are further files
+// that are read.
+func CheckFailed(path, list string, inputs ...string) error {
 	if path == "" {
 		return errors.New("failed: no file given for the lines that could not be signed")
+	}
+	for _, written := range []string{path, DetailsPath(path)} {
+		if used := slices.IndexFunc(inputs, func(input string) bool { return SameFile(written, input) }); used >= 0 {
+			return fmt.Errorf("failed: %s would be written over %s, which is read: give another name", written, inputs[used])
+		}
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return fmt.Errorf("failed: %s is a directory", path)

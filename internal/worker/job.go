@@ -145,7 +145,7 @@ func (w *Worker) sendAway(j *job, a *away) result {
 	j.entry.Waited += queue.Seconds(after)
 	j.entry.Class, j.entry.Error = RegistryUnavailable, a.reason
 	if time.Duration(j.entry.Waited) > w.options.MaxWait {
-		return w.end(j, queue.Dead, RegistryUnavailable, fmt.Sprintf("waited %s: %s", w.options.MaxWait, a.reason))
+		return w.end(j, queue.Dead, RegistryUnavailable, fmt.Sprintf("it would wait longer than %s: %s", w.options.MaxWait, a.reason))
 	}
 	return result{retry: &retry{after: after}}
 }

@@ -67,6 +67,13 @@ func (r *Registry) startStorage(t testing.TB) {
 	t.Cleanup(r.storage.Close)
 }
 
+// LoseBlob forgets a blob of a repository, whatever names it.
+func (r *Registry) LoseBlob(repository, digest string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.blobs, repository+"@"+digest)
+}
+
 // getBlob keeps the blobs of repositories apart, which the store does not.
 func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, request Request) {
 	switch {
