@@ -3,6 +3,8 @@ module github.com/signfleet/signfleet
 go 1.26.0
 
 require (
+	github.com/agext/levenshtein v1.2.3
+	github.com/bmatcuk/doublestar/v4 v4.10.4
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/containers/image/v5 v5.36.2
 	github.com/distribution/reference v0.6.0

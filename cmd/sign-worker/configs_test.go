@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/signfleet/signfleet/internal/config"
 	"github.com/signfleet/signfleet/internal/config/configtest"
 )
 
@@ -13,5 +14,5 @@ func TestShippedConfigurationIsTheDefaults(t *testing.T) {
 	t.Parallel()
 	flags := pflag.NewFlagSet("sign-worker", pflag.ContinueOnError)
 	defineFlags(flags)
-	configtest.IsDefaults(t, "../../configs/sign-worker.yaml", flags)
+	configtest.IsDefaults(t, "../../configs/sign-worker.yaml", flags, config.RulesKey)
 }

@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,9 +55,12 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		},
 	}
 	defineFlags(command.Flags())
-	command.AddCommand(setupCommand(stdout, stderr))
+	command.AddCommand(setupCommand(stdout, stderr), configCommand(stdout))
 	return program.Run(command, args, stdout, stderr)
 }
+
+// programName begins the name of the configuration file.
+const programName = "sign-worker"
 
 // settings are those of a station and of its place in the queue.
 type settings struct {
@@ -64,6 +69,7 @@ type settings struct {
 	EventJobs      int           `mapstructure:"event-jobs"`
 	Heartbeat      time.Duration `mapstructure:"heartbeat"`
 	LockTTL        time.Duration `mapstructure:"lock-ttl"`
+	ReloadInterval time.Duration `mapstructure:"reload-interval"`
 
 	source *config.Source
 	log    *zap.Logger
@@ -77,6 +83,7 @@ func defineFlags(flags *pflag.FlagSet) {
 	flags.Int("event-jobs", -1, "images of the event lane signed at once, beside --jobs; -1 means a quarter of --jobs")
 	flags.Duration("heartbeat", d.Heartbeat, "how often the server is told that an image is in work; at most half of the ack wait")
 	flags.Duration("lock-ttl", 60*time.Second, "how long the lock of a worker that died delays the others")
+	flags.Duration("reload-interval", 10*time.Second, "how often a change of the files is looked for that settings come from: keys, policy, rules and what signatures are then change without a restart, as they do on SIGHUP; 0 leaves it to SIGHUP")
 }
 
 // readSettings reads and checks what can be checked without a server.
@@ -85,25 +92,46 @@ func readSettings(flags *pflag.FlagSet, stderr io.Writer) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := config.Read(flags, "sign-worker", file)
+	s, err := parseSettings(flags, file)
 	if err != nil {
 		return nil, program.UsageError{Err: err}
 	}
-	s := &settings{source: source}
-	if err := source.Into(s); err != nil {
-		return nil, program.UsageError{Err: err}
-	}
 	s.log = telemetry.NewLogger(stderr, telemetry.LogOptions{Debug: s.Debug, JSON: true})
-	if source.File != "" {
-		s.log.Info("configuration read", zap.String("file", source.File))
+	if s.source.File != "" {
+		s.log.Info("configuration read", zap.String("file", s.source.File))
 	}
 	if s.queue, err = s.queueOptions(); err != nil {
 		return nil, program.UsageError{Err: err}
 	}
-	if err := s.limits().Validate(); err != nil {
-		return nil, program.UsageError{Err: err}
-	}
 	return s, nil
+}
+
+// parseSettings reads the settings, and refuses those that no server and no file
+// that they name could make right.
+func parseSettings(flags *pflag.FlagSet, file string) (*settings, error) {
+	source, err := config.Read(flags, programName, file, config.RulesKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &settings{source: source}
+	if err := source.Into(s); err != nil {
+		return nil, err
+	}
+	if err := s.checkIntervals(); err != nil {
+		return nil, err
+	}
+	return s, s.limits().Validate()
+}
+
+// checkIntervals names an interval of this program's own that cannot be obeyed.
+func (s *settings) checkIntervals() error {
+	switch {
+	case s.LockTTL == 0:
+		return errors.New("lock-ttl: 0 is too little") // the room would take it for its default
+	case s.ReloadInterval < 0:
+		return fmt.Errorf("reload-interval: %s is no interval; 0 looks at no file", s.ReloadInterval)
+	}
+	return nil
 }
 
 // queueOptions are those of the connection, without a name.
@@ -113,9 +141,6 @@ func (s *settings) queueOptions() (queue.Options, error) {
 		return o, err
 	}
 	o.Role, o.LockTTL = queue.RoleWorker, s.LockTTL
-	if s.LockTTL == 0 {
-		return o, errors.New("lock-ttl: 0 is too little") // the room would take it for its default
-	}
 	o.OnDisconnect = func(err error) { s.log.Warn("lost the NATS server, connecting again", zap.Error(err)) }
 	o.OnReconnect = func(server string) { s.log.Info("connected to NATS again", zap.String("server", server)) }
 	return o, o.Validate()
@@ -150,6 +175,8 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 	if err != nil {
 		return err
 	}
+	reloads := newReloader(flags, s)
+	defer reloads.stop()
 	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: s.source, Stdin: stdin, Prompt: stderr, Log: s.log})
 	if err != nil {
 		return program.UsageError{Err: err}
@@ -167,6 +194,13 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 	}
 	s.log.Info("serving", zap.String("worker", limits.Name), zap.Strings("keys", st.Fingerprints()),
 		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.Int("partitions", conn.Partitions()), zap.String("version", station.Version()))
+	reloads.apply = func(ctx context.Context, next *settings) error { return st.Reload(ctx, next.Signing, next.source) }
+	reloads.tell = func(bool) {}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	reloading, stopReloading := context.WithCancel(ctx)
+	defer stopReloading()
+	beside.Go(func() { reloads.run(reloading, s.ReloadInterval) })
 	return run(ctx, w, limits.ShutdownGrace, s.log)
 }
 

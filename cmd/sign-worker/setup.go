@@ -64,7 +64,7 @@ func readSetupSettings(flags *pflag.FlagSet, stderr io.Writer) (*setupSettings, 
 	workers := pflag.NewFlagSet("sign-worker", pflag.ContinueOnError)
 	defineFlags(workers)
 	known.AddFlagSet(workers)
-	source, err := config.Read(known, "sign-worker", file)
+	source, err := config.Read(known, programName, file, config.RulesKey)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -28,6 +27,8 @@ type Source struct {
 	flags *pflag.FlagSet
 	// File is the configuration file that was read, or "".
 	File string
+	// fileAlone is set when neither flags nor the environment count.
+	fileAlone bool
 }
 
 // Read reads the settings that flags define: from the flags, the environment
@@ -53,20 +54,47 @@ func Read(flags *pflag.FlagSet, name, file string, others ...string) (*Source, e
 	if s.File == "" {
 		return s, nil
 	}
-	v.SetConfigFile(s.File)
-	v.SetConfigType("yaml")
-	if err := v.ReadInConfig(); err != nil {
-		return nil, fmt.Errorf("read configuration %s: %w", s.File, err)
-	}
-	return s, s.refuseUnknown(others)
+	return s, s.readFile(others)
 }
 
-func findFile(name string) string {
+// ReadFile reads the settings that flags define from a file alone, without a look
+// at the environment. The flags are only defined, and not set to anything. That
+// there is no file is an error.
+func ReadFile(flags *pflag.FlagSet, name, file string, others ...string) (*Source, error) {
+	if file == "" {
+		file = findFile(name)
+	}
+	if file == "" {
+		return nil, fmt.Errorf("there is no %s.yaml in %s: name the file with --config", name, strings.Join(fileDirs(), ", "))
+	}
+	s := &Source{v: viper.New(), flags: flags, File: file, fileAlone: true}
+	if err := s.v.BindPFlags(flags); err != nil {
+		return nil, fmt.Errorf("bind flags: %w", err)
+	}
+	return s, s.readFile(others)
+}
+
+func (s *Source) readFile(others []string) error {
+	s.v.SetConfigFile(s.File)
+	s.v.SetConfigType("yaml")
+	if err := s.v.ReadInConfig(); err != nil {
+		return fmt.Errorf("read configuration %s: %w", s.File, err)
+	}
+	return s.refuseUnknown(others)
+}
+
+// fileDirs are where a configuration file is looked for: the current directory,
+// the user's and the system's configuration directory.
+func fileDirs() []string {
 	dirs := []string{"."}
 	if dir, err := os.UserConfigDir(); err == nil {
 		dirs = append(dirs, filepath.Join(dir, "signfleet"))
 	}
-	for _, dir := range append(dirs, "/etc/signfleet") {
+	return append(dirs, "/etc/signfleet")
+}
+
+func findFile(name string) string {
+	for _, dir := range fileDirs() {
 		file := filepath.Join(dir, name+".yaml")
 		if _, err := os.Stat(file); err == nil {
 			return file
@@ -75,54 +103,11 @@ func findFile(name string) string {
 	return ""
 }
 
-// flagsOnly are the flags that mean nothing in a file.
-var flagsOnly = []string{"config", "help", "version"}
-
-// refuseUnknown names the keys of the file that no flag defines.
-func (s *Source) refuseUnknown(others []string) error {
-	var unknown []string
-	file := viper.New()
-	file.SetConfigFile(s.File)
-	file.SetConfigType("yaml")
-	if err := file.ReadInConfig(); err != nil {
-		return fmt.Errorf("read configuration %s: %w", s.File, err)
-	}
-	for _, key := range file.AllKeys() {
-		if flag := s.flags.Lookup(key); (flag == nil || slices.Contains(flagsOnly, key)) && !slices.Contains(others, key) {
-			unknown = append(unknown, key)
-		}
-	}
-	if len(unknown) == 0 {
-		return s.refuseBareDurations()
-	}
-	slices.Sort(unknown)
-	return fmt.Errorf("configuration %s: unknown key %s: keys are called as the flags are", s.File, strings.Join(unknown, ", "))
-}
-
-// refuseBareDurations names the first time in the file that has no unit: a bare
-// number would be taken for nanoseconds.
-func (s *Source) refuseBareDurations() error {
-	var err error
-	s.flags.VisitAll(func(flag *pflag.Flag) {
-		if err != nil || flag.Value.Type() != "duration" || !s.v.InConfig(flag.Name) || s.flags.Changed(flag.Name) {
-			return
-		}
-		switch n := s.v.Get(flag.Name).(type) {
-		case int, int64, float64:
-			if s.v.GetDuration(flag.Name) == 0 {
-				return
-			}
-			err = fmt.Errorf("configuration %s: %s: %v has no unit: write %vs or %vm", s.File, flag.Name, n, n, n)
-		}
-	})
-	return err
-}
-
 // Given reports whether a setting was given: by a flag or the environment, or
 // by the file with another value than its default. A file may say all defaults
 // without choosing any.
 func (s *Source) Given(name string) bool {
-	if s.flags.Changed(name) || os.Getenv(envName(name)) != "" {
+	if s.flags.Changed(name) || s.fromEnvironment(name) {
 		return true
 	}
 	flag := s.flags.Lookup(name)
@@ -193,13 +178,17 @@ func envName(name string) string {
 
 // Where names the place a given setting comes from, for people.
 func (s *Source) Where(name string) string {
-	switch env := envName(name); {
+	switch {
 	case s.flags.Changed(name):
 		return "--" + name
-	case os.Getenv(env) != "":
-		return env
+	case s.fromEnvironment(name):
+		return envName(name)
 	}
 	return name + " in " + s.File
+}
+
+func (s *Source) fromEnvironment(name string) bool {
+	return !s.fileAlone && os.Getenv(envName(name)) != ""
 }
 
 // Into fills the fields of a struct by their `mapstructure` names.

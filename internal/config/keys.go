@@ -40,7 +40,15 @@ func (s Signing) KeyFiles() []KeyFile {
 
 // InputFiles are the files that are read: none of them may be written to.
 func (s Signing) InputFiles() []string {
-	files := slices.Concat(s.Keys, s.PassphraseFiles, s.ReplacePublicKeys, []string{s.Policy, s.AuthFile})
+	return append(s.SigningFiles(), notEmpty(s.AuthFile)...)
+}
+
+// SigningFiles are the files that say what is signed and with what.
+func (s Signing) SigningFiles() []string {
+	return notEmpty(slices.Concat(s.Keys, s.PassphraseFiles, s.ReplacePublicKeys, []string{s.Policy})...)
+}
+
+func notEmpty(files ...string) []string {
 	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
 }
 
@@ -63,14 +71,21 @@ func (s Signing) checkKeys() error {
 func (s Signing) Replaced() ([]string, error) {
 	var fingerprints []string
 	for _, text := range s.ReplaceKeys {
-		sum := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(text), "sha256:"))
-		if raw, err := hex.DecodeString(sum); err != nil || len(raw) != 32 {
+		fingerprint, ok := fingerprintOf(text)
+		if !ok {
 			return nil, fmt.Errorf("replace-key: %q is not the fingerprint of a key: write sha256: and 64 hexadecimal digits, "+
 				"as results and logs name keys", text)
 		}
-		if fingerprint := "sha256:" + sum; !slices.Contains(fingerprints, fingerprint) {
+		if !slices.Contains(fingerprints, fingerprint) {
 			fingerprints = append(fingerprints, fingerprint)
 		}
 	}
 	return fingerprints, nil
+}
+
+// fingerprintOf completes the fingerprint of a key.
+func fingerprintOf(text string) (fingerprint string, ok bool) {
+	sum := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(text), "sha256:"))
+	raw, err := hex.DecodeString(sum)
+	return "sha256:" + sum, err == nil && len(raw) == 32
 }

@@ -41,10 +41,10 @@ func (s Signing) Sign() (sign.Options, error) {
 		return o, errors.New("skip-index and recursive do not go together: recursive signs all there is")
 	}
 	var err error
-	if o.Formats, err = s.formats(); err != nil {
+	if o.Formats, err = formats(s.Formats); err != nil {
 		return o, err
 	}
-	if o.Identities, err = s.identities(); err != nil {
+	if o.Identities, err = identities(s.Identities); err != nil {
 		return o, err
 	}
 	o.Annotations, err = s.annotations()
@@ -52,8 +52,8 @@ func (s Signing) Sign() (sign.Options, error) {
 }
 
 // formats are in one order, however they were given: it decides nothing.
-func (s Signing) formats() ([]sign.Format, error) {
-	formats, err := sign.ParseFormats(strings.Join(s.Formats, ","))
+func formats(words []string) ([]sign.Format, error) {
+	formats, err := sign.ParseFormats(strings.Join(words, ","))
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +62,9 @@ func (s Signing) formats() ([]sign.Format, error) {
 	return formats, nil
 }
 
-func (s Signing) identities() ([]sign.IdentityRule, error) {
+func identities(texts []string) ([]sign.IdentityRule, error) {
 	var rules []sign.IdentityRule
-	for _, text := range s.Identities {
+	for _, text := range texts {
 		rule, err := sign.ParseIdentityRule(strings.TrimSpace(text))
 		if err != nil {
 			return nil, err

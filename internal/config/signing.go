@@ -83,9 +83,12 @@ func SigningFlags(flags *pflag.FlagSet, d Signing) {
 	CommonFlags(flags)
 }
 
+// natsURL is the one setting that may have a secret in it.
+const natsURL = "nats-url"
+
 // CommonFlags defines the flags that those who do not sign have too.
 func CommonFlags(flags *pflag.FlagSet) {
-	flags.String("nats-url", "", "NATS server of the fleet, nats://host:port; several separated by commas")
+	flags.String(natsURL, "", "NATS server of the fleet, nats://host:port; several separated by commas")
 	flags.String("config", "", "configuration `file`")
 	flags.Bool("debug", false, "log what explains the rest")
 }

@@ -58,6 +58,20 @@ func (e *ReferenceError) Error() string {
 	return fmt.Sprintf("%q: %s", e.Reference, e.Reason)
 }
 
+// RejectedError is an image that may not be signed, or not as it was asked for:
+// the policy or the rules of this signer are against it, whatever the registry says.
+type RejectedError struct {
+	Reference string
+	Reason    string
+	Err       error // what the reason came with, if anything
+}
+
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("%s may not be signed: %s", e.Reference, e.Reason)
+}
+
+func (e *RejectedError) Unwrap() error { return e.Err }
+
 // PlatformError is a platform filter of a request that cannot be read.
 type PlatformError struct {
 	Platform string // as given

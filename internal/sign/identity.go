@@ -62,6 +62,13 @@ func identities(repository, suffix, asked string, rules []IdentityRule) ([]strin
 	return names, nil
 }
 
+// IdentitiesOf are what the signatures of a reference call it by the rules, when
+// nothing else was asked for. The error is a *[ReferenceError].
+func IdentitiesOf(reference string, rules []IdentityRule) ([]string, error) {
+	src, err := parseSource(Request{Reference: reference}, rules)
+	return src.identities, err
+}
+
 // checkIdentity refuses an identity that containers/image could not read back:
 // such a signature would be accepted by nobody who looks at it.
 func checkIdentity(name string) error {

@@ -51,6 +51,7 @@ func classify(err error) failure {
 		wait        *deadline.WaitError
 		key         *sign.KeyError
 		reference   *sign.ReferenceError
+		rejected    *sign.RejectedError
 		platform    *sign.PlatformError
 		pinned      *sign.MismatchError
 		unsupported *sign.UnsupportedError
@@ -75,7 +76,7 @@ func classify(err error) failure {
 		return failure{class: Timeout}
 	case errors.As(err, &reference), errors.As(err, &platform):
 		return ours(InvalidRequest)
-	case errors.Is(err, sign.ErrUnknownKey):
+	case errors.Is(err, sign.ErrUnknownKey), errors.As(err, &rejected):
 		return ours(PolicyRejected)
 	case errors.As(err, &key):
 		return failure{class: KeyUnavailable, unheard: true}

@@ -5,11 +5,11 @@ package station
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,15 +22,15 @@ import (
 	"github.com/signfleet/signfleet/internal/worker"
 )
 
-// Station is the keys and the registries they sign in.
+// Station is the registries, and what signs in them at the moment. It is a
+// [worker.Signer].
 type Station struct {
-	Keys     []*sign.Key
 	Registry *registry.Client
 
-	replaced []*sign.PublicKey
 	throttle throttle
-	settings config.Signing
-	log      *zap.Logger
+	config   Config
+	desk     atomic.Pointer[desk]
+	tools    sign.Options // what signers need beside settings; set by Worker
 }
 
 // Config is what a station is built from.
@@ -65,35 +65,52 @@ func Limits(s config.Signing, name string) worker.Options {
 	return o
 }
 
-// ErrNoKey says that no key was named.
-var ErrNoKey = errors.New("no key to sign with: name one with --sigstore-key")
-
-// New checks the policy, opens the keys, once for the life of the process, and
-// makes the registry client. ctx ends the waiting for a passphrase.
+// New checks the policy, opens the keys and makes the registry client. ctx ends
+// the waiting for a passphrase.
 func New(ctx context.Context, c Config) (*Station, error) {
-	s := c.Settings
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	if len(s.Keys) == 0 {
+	if len(c.Settings.Keys) == 0 {
 		return nil, ErrNoKey
 	}
-	if err := checkPolicy(s, c.Log); err != nil {
+	if err := checkPolicy(c.Settings, c.Log); err != nil {
 		return nil, err
 	}
-	replaced, err := replacedKeys(ctx, c)
+	first, err := newDesk(ctx, c, nil)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := openKeys(ctx, c, replaced)
-	if err != nil {
-		return nil, err
-	}
-	client, err := newClient(s.Registry(c.Source, "signfleet/"+Version(), c.Log))
+	client, err := newClient(c.Settings.Registry(c.Source, "signfleet/"+Version(), c.Log))
 	if err != nil {
 		return nil, fmt.Errorf("set up access to registries: %w", err)
 	}
-	return &Station{Keys: keys, Registry: client.Client, replaced: replaced, throttle: client, settings: s, log: c.Log}, nil
+	s := &Station{Registry: client.Client, throttle: client, config: c}
+	s.desk.Store(first)
+	return s, nil
+}
+
+// Reload has other settings hold for the images that come from now on: their keys,
+// formats, identities, policy and rules. Keys whose files are as they were stay
+// open. With an error all stays as it is. It is for after Worker.
+func (s *Station) Reload(ctx context.Context, settings config.Signing, source *config.Source) error {
+	c := s.config
+	c.Settings, c.Source = settings, source
+	c.Stdin = nil // nobody sits there to be asked for a passphrase again
+	if err := checkPolicy(settings, c.Log); err != nil {
+		return err
+	}
+	next, err := newDesk(ctx, c, s.desk.Load())
+	if err != nil {
+		return err
+	}
+	if err := next.equip(s.tools); err != nil {
+		return err
+	}
+	s.desk.Store(next)
+	return nil
+}
+
+// Sign signs an image with what the settings say at the moment.
+func (s *Station) Sign(ctx context.Context, r sign.Request) (sign.Result, error) {
+	return s.desk.Load().Sign(ctx, r)
 }
 
 // checkPolicy refuses a policy that asks for more than can be evaluated.
@@ -121,18 +138,12 @@ func checkPolicy(s config.Signing, log *zap.Logger) error {
 // Worker returns a worker loop on conn that signs at this station, under locks
 // of the kind it is given.
 func (s *Station) Worker(conn *queue.Conn, o worker.Options, locks sign.Locker) (*worker.Worker, error) {
-	asked, err := s.settings.Sign()
-	if err != nil {
-		return nil, err
-	}
-	asked.Registry, asked.Locker, asked.LockTTL, asked.Log = s.Registry, locks, conn.LockTTL(), s.log
-	asked.Keys, asked.Replaced = s.Keys, s.replaced
-	signer, err := sign.New(asked)
-	if err != nil {
+	s.tools = sign.Options{Registry: s.Registry, Locker: locks, LockTTL: conn.LockTTL(), Log: s.config.Log}
+	if err := s.desk.Load().equip(s.tools); err != nil {
 		return nil, err
 	}
 	o.Throttle = s.throttle
-	return worker.New(conn, signer, o, s.log)
+	return worker.New(conn, s, o, s.config.Log)
 }
 
 // Close ends idle connections to registries.

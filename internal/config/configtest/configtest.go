@@ -13,8 +13,8 @@ import (
 )
 
 // IsDefaults checks that a file has every flag but --config and --help, with
-// its default, and no other key.
-func IsDefaults(t *testing.T, file string, flags *pflag.FlagSet) {
+// its default, and no other key but lists that are no flags, which are empty.
+func IsDefaults(t *testing.T, file string, flags *pflag.FlagSet, lists ...string) {
 	t.Helper()
 	data, err := os.ReadFile(file) //nolint:gosec // G304: a file of this repository
 	require.NoError(t, err)
@@ -31,6 +31,10 @@ func IsDefaults(t *testing.T, file string, flags *pflag.FlagSet) {
 		}
 		isDefault(t, flag, value)
 	})
+	for _, list := range lists {
+		assert.Equal(t, []any{}, have[list], "%s: %s", file, list)
+		delete(have, list)
+	}
 	assert.Empty(t, have, "%s has keys that are no flags", file)
 }
 
