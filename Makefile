@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e chaos bench bench/rooms fuzz lint fmt peers tidy verify/build verify/tidy clean
+.PHONY: help build demo test unit e2e chaos bench bench/rooms fuzz lint fmt peers tidy verify/build verify/tidy verify/vulns clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,7 @@ tidy: ## bring go.mod and go.sum up to date, of the project and its tools
 	$(GO) mod tidy
 	$(GO) -C test/tools mod tidy
 	$(GO) -C test/tools/lint mod tidy
+	$(GO) -C test/tools/vulns mod tidy
 
 verify/build: ## check that all builds without tags, and without cgo
 	$(GO) build ./...
@@ -70,6 +71,17 @@ verify/build: ## check that all builds without tags, and without cgo
 
 verify/tidy: ## check that go.mod and go.sum are up to date
 	$(GO) mod tidy -diff
+
+# Exit status 3 is what govulncheck says of vulnerabilities that the code reaches.
+# Without the database nothing is known, which is told and fails nothing.
+verify/vulns: ## check the code and its dependencies for known vulnerabilities, where their database can be reached
+	@vulns="$$($(GO) run ./test/peers/install govulncheck)" || exit 1; \
+	out="$$("$$vulns" -tags=$(TAGS) ./... 2>&1)"; status=$$?; echo "$$out"; \
+	case "$$status $$out" in \
+	0\ *) ;; \
+	*"fetching vulnerabilities: "*) echo 'NOT CHECKED: the database of vulnerabilities cannot be reached from here' ;; \
+	*) exit $$status ;; \
+	esac
 
 clean: ## remove what was built, but not the peers
 	rm -rf bin coverage

@@ -1,7 +1,7 @@
 // Package build makes the programs that tests run, on the machine that runs
 // them: the peers pinned in test/tools (the real registry, cosign, nats-server,
-// and what asks sigstore-go), the linter pinned in test/tools/lint, and the
-// project's own commands.
+// and what asks sigstore-go), the linter pinned in test/tools/lint, what looks for
+// vulnerabilities in test/tools/vulns, and the project's own commands.
 //
 // A pinned program is kept in .cache/bin with the checksum of the go.mod and
 // go.sum that it came from, and of its source if that is ours: when they change
@@ -43,6 +43,7 @@ func pins() map[string]pin {
 		"registry":      {"test/tools", "github.com/distribution/distribution/v3/cmd/registry"},
 		"nats-server":   {"test/tools", "github.com/nats-io/nats-server/v2"},
 		"bundleverify":  {"test/tools", "./bundleverify"},
+		"govulncheck":   {"test/tools/vulns", "golang.org/x/vuln/cmd/govulncheck"},
 		"golangci-lint": {"test/tools/lint", "github.com/golangci/golangci-lint/v2/cmd/golangci-lint"},
 	}
 }
