@@ -22,6 +22,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
@@ -64,7 +66,9 @@ type Options struct {
 	// Transport replaces our own connections and with them all of TLS.
 	Transport http.RoundTripper
 
-	Log *zap.Logger // warnings only; nil logs nothing
+	Log     *zap.Logger          // warnings only; nil logs nothing
+	Meters  metric.MeterProvider // nil: nothing is counted
+	Tracers trace.TracerProvider // nil: nothing is traced
 }
 
 // Validate names the first option that cannot be used.
@@ -106,6 +110,7 @@ type Client struct {
 	config      *hostConfig
 	attachments *attachmentRules
 	throttles   *throttles
+	observer    *observer
 	shared      *flights // token fetches, credentials, constant blobs
 	constants   constants
 
@@ -138,11 +143,16 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry configuration: %w", err)
 	}
+	seen, err := newObserver(o.Meters, o.Tracers)
+	if err != nil {
+		return nil, fmt.Errorf("registry metrics: %w", err)
+	}
 	return &Client{
 		options:     o,
 		config:      config,
 		attachments: attachments,
 		throttles:   newThrottles(o.HostConcurrency, o.HostRate, o.OnThrottled),
+		observer:    seen,
 		shared:      newFlights(),
 		endpoints:   make(map[endpointKey]*endpoint),
 	}, nil

@@ -80,7 +80,7 @@ func (c *Client) newEndpoint(at target) (*endpoint, error) {
 		settings.InsecureSkipVerify = at.insecure
 		e.sender = newSendTransport(at.addr, settings, c.options)
 	}
-	transport := newTransport(e.sender, c.throttles, e.unsure)
+	transport := newTransport(e.sender, c.throttles, c.observer, e.unsure)
 	e.anonymous = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
 	e.challenges = &challengeTransport{next: transport, owns: e.owns}
 	// Of where a registry wants credentials sent for a token, this client refuses

@@ -26,9 +26,11 @@ const (
 //	repeat   reads only; each repeat takes a turn of its own
 //	token    what the authentication client does not keep of a token's answer
 //	throttle how many requests a host gets, and what it gets after a pause
+//	observe  what metrics and traces tell of each request
 //	send     whether a write may have reached the server; TLS; the connection
-func newTransport(send http.RoundTripper, hosts *throttles, unsure func() bool) http.RoundTripper {
-	var t http.RoundTripper = &throttleTransport{hosts: hosts, next: send}
+func newTransport(send http.RoundTripper, hosts *throttles, seen *observer, unsure func() bool) http.RoundTripper {
+	var t http.RoundTripper = &observeTransport{observer: seen, next: send}
+	t = &throttleTransport{hosts: hosts, observer: seen, next: t}
 	t = &tokenTransport{next: t}
 	return &repeatTransport{next: t, unsure: unsure}
 }

@@ -26,14 +26,17 @@ const (
 // the method. A turn lasts from before a request is sent until the body of its
 // answer is closed, so that a slow body keeps its slot.
 type throttleTransport struct {
-	hosts *throttles
-	next  http.RoundTripper
+	hosts    *throttles
+	observer *observer // may be nil
+	next     http.RoundTripper
 }
 
 func (t *throttleTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := t.hosts.of(req.URL.Host)
 	for repeat := 0; ; repeat++ {
+		asked := time.Now()
 		begun, err := takeTurn(req.Context(), host)
+		t.observer.waited(req.Context(), req.URL.Host, time.Since(asked))
 		if err != nil {
 			if req.Body != nil {
 				_ = req.Body.Close()
@@ -54,7 +57,10 @@ func (t *throttleTransport) RoundTrip(req *http.Request) (*http.Response, error)
 		}
 		closeBody(resp.Body)
 		if said.alone {
-			if err := sitOutAlone(req.Context(), said.left); err != nil {
+			began := time.Now()
+			err := sitOutAlone(req.Context(), said.left)
+			t.observer.waited(req.Context(), req.URL.Host, time.Since(began))
+			if err != nil {
 				return nil, err
 			}
 		}

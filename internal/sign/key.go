@@ -54,8 +54,10 @@ func (k *Key) deterministic() bool {
 
 // sign signs a message, and verifies the signature as a verifier will: what
 // does not verify must not reach a registry.
-func (k *Key) sign(ctx context.Context, message []byte) ([]byte, error) {
-	made, err := k.holder.Sign(ctx, message)
+func (k *Key) sign(ctx context.Context, message []byte) (made []byte, err error) {
+	ctx, end := begin(ctx, stageSign)
+	defer func() { end(err) }()
+	made, err = k.holder.Sign(ctx, message)
 	if err != nil {
 		return nil, &KeyError{Fingerprint: k.fingerprint, Err: fmt.Errorf("signing: %w", err)}
 	}

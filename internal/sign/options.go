@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/internal/registry"
@@ -71,6 +73,9 @@ type Options struct {
 	LockTTL time.Duration    // full length of the Locker's leases; default 1 min
 	Now     func() time.Time // default time.Now
 	Log     *zap.Logger      // default none
+
+	Meters  metric.MeterProvider // nil: nothing is measured
+	Tracers trace.TracerProvider // nil: nothing is traced
 }
 
 // minLockTTL is the shortest lease within which an attachment can be written.

@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,7 @@ type Result struct {
 	Digest  string      // of the image
 	Signed  []Signature // of each manifest selected, the index first
 	Skipped string      // the reason, when there was nothing to sign
+	Timings Timings     // also of a failure
 }
 
 // Signature is one signature of one manifest.
@@ -60,6 +62,7 @@ type Signer struct {
 	options Options
 	open    func(name string) (attachmentStore, error)
 	jitter  func() float64 // from 0 up to 1
+	stages  *stages
 }
 
 // imageReader reads images.
@@ -86,13 +89,16 @@ func newSigner(o Options, open func(name string) (attachmentStore, error)) (*Sig
 	if err := o.validateRest(); err != nil {
 		return nil, err
 	}
-	jitter := rand.Float64
-	return &Signer{options: o.withDefaults(), open: open, jitter: jitter}, nil
+	stages, err := newStages(o.Meters, o.Tracers)
+	if err != nil {
+		return nil, fmt.Errorf("signing metrics: %w", err)
+	}
+	return &Signer{options: o.withDefaults(), open: open, jitter: rand.Float64, stages: stages}, nil
 }
 
 // Sign signs an image. With an error, the result still says what was signed
 // until then.
-func (s *Signer) Sign(ctx context.Context, req Request) (Result, error) {
+func (s *Signer) Sign(ctx context.Context, req Request) (result Result, err error) {
 	src, err := parseSource(req, s.options.Identities)
 	if err != nil {
 		return Result{}, err
@@ -110,21 +116,30 @@ func (s *Signer) Sign(ctx context.Context, req Request) (Result, error) {
 		return Result{}, err
 	}
 
-	img, err := resolve(ctx, repo, src)
-	if err != nil {
-		return Result{}, err
-	}
-	result := Result{Digest: img.digest.String()}
-	chosen, err := selectTargets(ctx, repo, img, wanted, extent{skipIndex: s.options.SkipIndex, recursive: s.options.Recursive})
+	ctx, watch := s.stages.watched(ctx)
+	img, chosen, err := s.resolve(ctx, repo, src, wanted)
+	result = Result{Digest: img.digest.String(), Skipped: chosen.skipped, Timings: watch.timings(0)}
 	if err != nil {
 		return result, err
 	}
 	if err := checkTargets(img, chosen.targets, s.signaturesOf(src, keys)); err != nil {
 		return result, err
 	}
-	result.Skipped = chosen.skipped
+	attaching := time.Now()
 	result.Signed, err = s.signEach(ctx, piecesOf(repo, src, chosen.targets, keys))
+	result.Timings = watch.timings(time.Since(attaching))
 	return result, err
+}
+
+// resolve reads what the image is, and what of it is to be signed.
+func (s *Signer) resolve(ctx context.Context, repo imageReader, src source, wanted platforms) (img resolved, chosen selection, err error) {
+	ctx, end := begin(ctx, stageResolve)
+	defer func() { end(err) }()
+	if img, err = resolve(ctx, repo, src); err != nil {
+		return img, selection{}, err
+	}
+	chosen, err = selectTargets(ctx, repo, img, wanted, extent{skipIndex: s.options.SkipIndex, recursive: s.options.Recursive})
+	return img, chosen, err
 }
 
 // keys are the keys of a request: those it names, in the signer's order.
@@ -189,6 +204,8 @@ func (s *Signer) signEach(ctx context.Context, pieces []piece) ([]Signature, err
 	group.SetLimit(maxParallel)
 	for i, p := range pieces {
 		sign := guarded(func() (err error) {
+			ctx, end := begin(ctx, stageAttach)
+			defer func() { end(err) }()
 			signed[i], err = s.signOne(ctx, p)
 			return err
 		})

@@ -27,14 +27,18 @@ func logged(o telemetry.LogOptions) string {
 
 func TestLevels(t *testing.T) {
 	t.Parallel()
-	for o, lines := range map[telemetry.LogOptions]int{
-		{}:                         3,
-		{Debug: true}:              4,
-		{Quiet: true}:              2,
-		{Debug: true, Quiet: true}: 4,
-		{JSON: true}:               3,
+	for _, test := range []struct {
+		o     telemetry.LogOptions
+		lines int
+	}{
+		{telemetry.LogOptions{}, 3},
+		{telemetry.LogOptions{Debug: true}, 4},
+		{telemetry.LogOptions{Quiet: true}, 2},
+		{telemetry.LogOptions{Debug: true, Quiet: true}, 4},
+		{telemetry.LogOptions{JSON: true}, 3},
+		{telemetry.LogOptions{Level: zap.NewAtomicLevelAt(zap.ErrorLevel), Debug: true}, 1},
 	} {
-		require.Equal(t, lines, strings.Count(logged(o), "\n"), "%+v", o)
+		require.Equal(t, test.lines, strings.Count(logged(test.o), "\n"), "%+v", test.o)
 	}
 }
 
@@ -56,4 +60,51 @@ func TestLinesForMachines(t *testing.T) {
 		_, err := time.Parse(time.RFC3339, fields["ts"].(string))
 		require.NoError(t, err)
 	}
+}
+
+// A flood is cut short, but for the lines of images, of which there is one each.
+func TestFloods(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	dropped := 0
+	log := telemetry.NewLogger(&out, telemetry.LogOptions{JSON: true, Sampled: true, Whole: "image", OnDropped: func() { dropped++ }}).
+		With(zap.String("worker", "w1"))
+	images := log.Named("image")
+	const many = 1000
+	for range many {
+		log.Warn("a registry fails")
+		images.Info("image done")
+	}
+	require.Equal(t, many, strings.Count(out.String(), "image done"))
+	require.Equal(t, many, strings.Count(out.String(), "a registry fails")+dropped)
+	require.Positive(t, dropped)
+	require.Equal(t, strings.Count(out.String(), "\n"), strings.Count(out.String(), `"worker":"w1"`))
+}
+
+func TestLevelChangesWhileLinesAreWritten(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	level := zap.NewAtomicLevel()
+	log := telemetry.NewLogger(&out, telemetry.LogOptions{Level: level, Sampled: true})
+	log.Debug("before")
+	level.SetLevel(zap.DebugLevel)
+	log.Debug("after")
+	require.NotContains(t, out.String(), "before")
+	require.Contains(t, out.String(), "after")
+}
+
+func TestFormatsAndLevels(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[string]bool{"auto": true, "json": true, "console": false} {
+		json, err := telemetry.ParseFormat(format, &bytes.Buffer{})
+		require.NoError(t, err)
+		require.Equal(t, want, json, format)
+	}
+	_, err := telemetry.ParseFormat("xml", &bytes.Buffer{})
+	require.ErrorContains(t, err, `log-format: "xml" is none of auto, json, console`)
+	_, err = telemetry.ParseLevel("loud")
+	require.ErrorContains(t, err, `log-level: "loud" is none of debug, info, warn, error`)
+	level, err := telemetry.ParseLevel("warn")
+	require.NoError(t, err)
+	require.Equal(t, zap.WarnLevel, level)
 }

@@ -34,6 +34,9 @@ type job struct {
 	host      string // of the registry
 	delivery  delivery
 
+	waited  time.Duration // in the queue, for the first delivery
+	timings sign.Timings  // of the attempt
+
 	ledger
 }
 
@@ -72,7 +75,12 @@ func untouched(j *job, after time.Duration) result {
 // handle takes one job from its delivery to its end here. A stop of the lane
 // (fetch) gives back what was not begun.
 func (w *Worker) handle(ctx, fetch context.Context, j *job) {
-	ctx = j.delivery.Context(ctx)
+	began := time.Now()
+	ctx, span := w.tell.process(j.delivery.Context(ctx), j)
+	defer func() {
+		span.End()
+		w.tell.processed(ctx, j, time.Since(began))
+	}()
 	alive := w.keepAlive(j)
 	defer alive.stop()
 	if !w.inWork.take(j) {
@@ -81,7 +89,7 @@ func (w *Worker) handle(ctx, fetch context.Context, j *job) {
 		return
 	}
 	defer w.inWork.drop(j)
-	began := time.Now()
+	w.tell.delivered(ctx, j, began)
 	r := w.work(ctx, fetch, j)
 	w.settle(ctx, j, r, began, alive)
 }
@@ -116,11 +124,12 @@ func (w *Worker) work(ctx, fetch context.Context, j *job) result {
 		return r
 	}
 	signed, err := w.sign(signing, j, at)
+	j.timings = signed.Timings
 	if err != nil {
 		return w.failed(signing, j, at, signed, err)
 	}
 	at.answered()
-	return w.signed(j, signed)
+	return w.signed(signing, j, signed)
 }
 
 // refuse ends what cannot be read.
@@ -194,7 +203,7 @@ func (e *abortedError) Error() string   { return e.cause.Error() + " (" + e.err.
 func (e *abortedError) Unwrap() []error { return []error{e.cause, e.err} }
 
 // signed is the end of a job whose image was signed, or had nothing to sign.
-func (w *Worker) signed(j *job, s sign.Result) result {
+func (w *Worker) signed(ctx context.Context, j *job, s sign.Result) result {
 	verdict, reason := queue.Signed, ""
 	switch {
 	case s.Skipped != "":
@@ -203,6 +212,7 @@ func (w *Worker) signed(j *job, s sign.Result) result {
 		verdict = queue.AlreadySigned
 	}
 	r := w.end(j, verdict, "", reason).carrying(s)
+	w.tell.attempted(ctx, "")
 	r.outcome.Attempts++ // not in the ledger: unless it is recorded, it has to be made again
 	return r
 }
@@ -251,6 +261,7 @@ func (w *Worker) failed(ctx context.Context, j *job, at *stay, signed sign.Resul
 	}
 	if f.permanent {
 		j.entry.Attempts++
+		w.tell.attempted(ctx, f.class)
 		return dead()
 	}
 	w.catchUp(ctx, j)
@@ -264,6 +275,7 @@ func (w *Worker) failed(ctx context.Context, j *job, at *stay, signed sign.Resul
 		return w.again(j, after)
 	}
 	j.entry.Attempts++
+	w.tell.attempted(ctx, f.class)
 	if j.entry.Attempts >= w.options.Attempts || f.retryAfter > w.options.MaxWait {
 		return dead()
 	}

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/internal/queue"
@@ -38,6 +40,7 @@ const lanePause = time.Second
 // each in a goroutine of its own. fetch ends the claiming, work the handling.
 func (w *Worker) serve(fetch, work context.Context, from lane) {
 	slots := newSlots(from.jobs)
+	in := metric.WithAttributeSet(attribute.NewSet(attribute.String("lane", from.name)))
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
 	for {
@@ -51,6 +54,8 @@ func (w *Worker) serve(fetch, work context.Context, from lane) {
 		for _, j := range jobs {
 			handlers.Go(func() {
 				defer slots.give(1)
+				w.tell.used.Add(work, 1, in)
+				defer w.tell.used.Add(work, -1, in)
 				w.handle(work, fetch, j)
 			})
 		}

@@ -3,6 +3,9 @@ package worker
 import (
 	"fmt"
 	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Options are the limits of a worker. DefaultOptions are those of the daemon.
@@ -55,6 +58,9 @@ type Options struct {
 	// Throttle, when set, is told what the rest of the fleet has at each registry,
 	// and asked what this worker has there.
 	Throttle Throttle
+	// Meters and Tracers count and trace what is done; nil ones nothing.
+	Meters  metric.MeterProvider
+	Tracers trace.TracerProvider
 }
 
 // DefaultOptions are the limits of the daemon, without a name.

@@ -40,13 +40,16 @@ func (w *Worker) settle(ctx context.Context, j *job, r result, began time.Time, 
 			w.giveBack(ctx, j, &retry{}, alive)
 			return
 		}
-		outcome = stored
+		if outcome = stored; stored.Worker == w.options.Name {
+			w.tell.ended(ctx, j, stored)
+		}
 	}
 	if outcome.Verdict == queue.Dead && !w.bury(ctx, j, outcome) {
 		w.giveBack(ctx, j, &retry{}, alive)
 		return
 	}
-	w.logEnd(outcome)
+	concluded(ctx, outcome)
+	w.logEnd(ctx, j, outcome)
 	alive.stop() // a sign of life behind the acknowledgement would be refused
 	if err := within(ctx, j.delivery.Done); err != nil {
 		// Not repeated: a server that has forgotten the delivery never confirms
@@ -176,18 +179,23 @@ func within(ctx context.Context, do func(context.Context) error) error {
 }
 
 // logEnd is the one line of a finished image.
-func (w *Worker) logEnd(o queue.Outcome) {
+func (w *Worker) logEnd(ctx context.Context, j *job, o queue.Outcome) {
 	fields := []zap.Field{
 		zap.String("reference", o.Reference), zap.String("digest", o.Digest), zap.String("outcome", string(o.Verdict)),
 		zap.Int("signatures", len(o.Digests)), zap.Int("attempts", o.Attempts),
-		zap.Duration("took", o.FinishedAt.Sub(o.StartedAt)), zap.String("batch", o.Batch), zap.String("id", o.ID),
+		zap.Duration("took", o.FinishedAt.Sub(o.StartedAt)), zap.Duration("queued", j.waited),
+		zap.Duration("resolve", j.timings.Resolve), zap.Duration("sign", j.timings.Sign), zap.Duration("attach", j.timings.Attach),
+		zap.String("batch", o.Batch), zap.String("id", o.ID),
+	}
+	if trace := traceID(ctx); trace != "" {
+		fields = append(fields, zap.String("trace_id", trace))
 	}
 	switch {
 	case o.Verdict == queue.Dead:
-		w.log.Error("image failed", append(fields, zap.String("class", o.Class), zap.String("error", o.Error), zap.String("line", string(o.Line)))...)
+		w.images.Error("image failed", append(fields, zap.String("class", o.Class), zap.String("error", o.Error), zap.String("line", string(o.Line)))...)
 	case o.Error != "":
-		w.log.Info("image done", append(fields, zap.String("reason", o.Error))...)
+		w.images.Info("image done", append(fields, zap.String("reason", o.Error))...)
 	default:
-		w.log.Info("image done", fields...)
+		w.images.Info("image done", fields...)
 	}
 }

@@ -50,6 +50,8 @@ type Worker struct {
 	records records
 	signer  Signer
 	log     *zap.Logger
+	images  *zap.Logger // of the one line of each image
+	tell    *instruments
 	control *control
 	inWork  *inWork
 	sharing *sharing
@@ -66,12 +68,23 @@ func New(conn *queue.Conn, signer Signer, o Options, log *zap.Logger) (*Worker, 
 	}
 	w := newWorker(conn, signer, o, log)
 	w.conn = conn
+	var err error
+	if w.tell, err = newInstruments(o.Meters, o.Tracers); err != nil {
+		return nil, fmt.Errorf("worker metrics: %w", err)
+	}
+	if err := w.observeBreakers(o.Meters); err != nil {
+		return nil, fmt.Errorf("worker metrics: %w", err)
+	}
 	return w, nil
 }
 
+// ImageLogger is the name of the logger of the lines of which each image has one.
+const ImageLogger = "image"
+
 func newWorker(r records, signer Signer, o Options, log *zap.Logger) *Worker {
+	silent, _ := newInstruments(nil, nil) // they have nothing to complain of
 	return &Worker{
-		options: o, records: r, signer: signer, log: log,
+		options: o, records: r, signer: signer, log: log, images: log.Named(ImageLogger), tell: silent,
 		control: newControl(r, log),
 		inWork:  newInWork(o, log),
 		sharing: newSharing(o),
@@ -94,6 +107,9 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) run(ctx context.Context, lanes []lane) {
 	work, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)
+	w.tell.begin(work, lanes)
+	told := context.AfterFunc(ctx, func() { w.tell.draining.Record(work, 1) })
+	defer told()
 	stopGrace := context.AfterFunc(ctx, func() {
 		grace := time.AfterFunc(w.options.ShutdownGrace, func() { abort(errDrained) })
 		context.AfterFunc(work, func() { grace.Stop() })
