@@ -40,7 +40,7 @@ func (s Signing) KeyFiles() []KeyFile {
 
 // InputFiles are the files that are read: none of them may be written to.
 func (s Signing) InputFiles() []string {
-	files := slices.Concat(s.Keys, s.PassphraseFiles, s.ReplacePublicKeys, []string{s.Policy, s.AuthFile})
+	files := slices.Concat(s.Keys, s.PassphraseFiles, s.ReplacePublicKeys, []string{s.Policy, s.AuthFile}, s.NATS.InputFiles())
 	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
 }
 
