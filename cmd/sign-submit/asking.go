@@ -18,12 +18,14 @@ import (
 
 // asking are the settings of a command that asks about batches.
 type asking struct {
-	NATSURL  string `mapstructure:"nats-url"`
-	StateDir string `mapstructure:"state-dir"`
-	Output   string `mapstructure:"output"`
-	Debug    bool   `mapstructure:"debug"`
+	NATSURL  string      `mapstructure:"nats-url"`
+	NATS     config.NATS `mapstructure:",squash"`
+	StateDir string      `mapstructure:"state-dir"`
+	Output   string      `mapstructure:"output"`
+	Debug    bool        `mapstructure:"debug"`
 
-	log *zap.Logger
+	source *config.Source
+	log    *zap.Logger
 }
 
 // askingFlags are for commands that look into state directories too.
@@ -52,6 +54,7 @@ func readAsking(flags *pflag.FlagSet, std streams, outputs ...string) (*asking, 
 	if err := checkOutput(a.Output, outputs...); err != nil {
 		return nil, program.UsageError{Err: err}
 	}
+	a.source = source
 	a.log = telemetry.NewLogger(std.err, telemetry.LogOptions{Debug: a.Debug})
 	a.log.Debug("configuration", zap.String("file", source.File))
 	return a, nil

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/cmd/internal/program"
+	"github.com/signfleet/signfleet/internal/config"
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/queue/embedded"
 	"github.com/signfleet/signfleet/internal/submit"
@@ -34,16 +35,22 @@ func (p *place) close() {
 
 // connectFleet connects to the NATS server of a fleet.
 func (a *asking) connectFleet(ctx context.Context, role queue.Role) (*queue.Conn, error) {
-	return connect(ctx, a.NATSURL, role, a.log)
+	return connect(ctx, a.NATS.Connect(a.NATSURL, queue.Options{Role: role}), a.log)
 }
 
 // connect connects to the NATS server of a fleet, whose losses are logged.
-func connect(ctx context.Context, url string, role queue.Role, log *zap.Logger) (*queue.Conn, error) {
-	return queue.Connect(ctx, queue.Options{
-		URL: url, Name: "sign-submit", Role: role,
-		OnDisconnect: func(err error) { log.Warn("lost the NATS server, connecting again", zap.Error(err)) },
-		OnReconnect:  func(server string) { log.Info("connected to NATS again", zap.String("server", server)) },
-	})
+func connect(ctx context.Context, o queue.Options, log *zap.Logger) (*queue.Conn, error) {
+	o.Name = "sign-submit"
+	o.OnDisconnect = func(err error) { log.Warn("lost the NATS server, connecting again", zap.Error(err)) }
+	o.OnReconnect = func(server string) { log.Info("connected to NATS again", zap.String("server", server)) }
+	if err := o.Validate(); err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	conn, err := queue.Connect(ctx, o)
+	if bad := new(queue.FileError); errors.As(err, &bad) {
+		return nil, program.UsageError{Err: err}
+	}
+	return conn, err
 }
 
 // openDir starts the server of a state directory. The error is an
@@ -210,5 +217,18 @@ func (a *asking) commandToGoOn(id string) string {
 	if a.NATSURL == "" {
 		return "run the command that submitted it again"
 	}
-	return "sign-submit --file LIST --nats-url " + shellWord(a.fleet()) + " --resume " + id
+	return "sign-submit --file LIST " + a.fleetFlags() + " --resume " + id
+}
+
+// fleetFlags are the flags that lead to the same fleet, but for passwords.
+func (a *asking) fleetFlags() string {
+	words := []string{"--nats-url", shellWord(a.fleet())}
+	if a.source != nil {
+		a.source.VisitGiven(func(name, value string) {
+			if config.IsNATS(name) && name != "nats-url" {
+				words = append(words, "--"+name, shellWord(value))
+			}
+		})
+	}
+	return strings.Join(words, " ")
 }

@@ -111,6 +111,11 @@ func (s *settings) checkMode(std streams) error {
 				return fmt.Errorf("%s only goes with --nats-url: signing in this process, the same list and options go on by themselves", s.source.Where(name))
 			}
 		}
+		s.source.VisitGiven(func(name, _ string) {
+			if config.IsNATS(name) && name != "nats-url" {
+				say(std.err, "warning: %s is ignored without --nats-url: this process signs\n", s.source.Where(name))
+			}
+		})
 		return nil
 	}
 	if err := refuseWorkerOnly(s.source); err != nil {

@@ -69,7 +69,7 @@ func (a *asking) tellOfList(std streams, id string) {
 	where := ""
 	switch {
 	case a.NATSURL != "":
-		where = " --nats-url " + shellWord(queue.RedactURL(a.NATSURL))
+		where = " " + a.fleetFlags()
 	case a.StateDir != "":
 		where = " --state-dir " + shellWord(a.StateDir)
 	}

@@ -87,9 +87,8 @@ func checkConfig(file string, stdout io.Writer) error {
 
 // check names what no server, and no file that the settings name, could make right.
 func (s *settings) check() error {
-	q := s.Queue
 	url := cmp.Or(s.NATSURL, "nats://somewhere") // it may be said elsewhere
-	_, errQueue := queueOptions(q, url)
+	_, errQueue := queueOptions(s.Queue, s.NATS, url)
 	list, _ := s.source.Rules() // what cannot be read of them is told by itself
 	return errors.Join(s.Validate(), s.limits().Validate(), s.checkIntervals(), errQueue, s.CheckRules(list))
 }

@@ -136,7 +136,7 @@ func (s *settings) checkIntervals() error {
 
 // queueOptions are those of the connection, without a name.
 func (s *settings) queueOptions() (queue.Options, error) {
-	o, err := queueOptions(s.Queue, s.NATSURL)
+	o, err := queueOptions(s.Queue, s.NATS, s.NATSURL)
 	if err != nil {
 		return o, err
 	}
@@ -147,7 +147,7 @@ func (s *settings) queueOptions() (queue.Options, error) {
 }
 
 // queueOptions are what the streams of the fleet at url are to be.
-func queueOptions(q config.Queue, url string) (queue.Options, error) {
+func queueOptions(q config.Queue, n config.NATS, url string) (queue.Options, error) {
 	if url == "" {
 		return queue.Options{}, errors.New("no NATS server: name one with --nats-url")
 	}
@@ -155,7 +155,7 @@ func queueOptions(q config.Queue, url string) (queue.Options, error) {
 	if err != nil {
 		return o, err
 	}
-	o.URL = url
+	o = n.Connect(url, o)
 	return o, o.Validate()
 }
 
@@ -208,7 +208,7 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 // the server lets it, and leaves those that are there as they are.
 func connect(ctx context.Context, s *settings, name string) (*queue.Conn, error) {
 	s.queue.Name = name
-	conn, err := queue.Connect(ctx, s.queue)
+	conn, err := open(ctx, s.queue)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +217,15 @@ func connect(ctx context.Context, s *settings, name string) (*queue.Conn, error)
 		return nil, err
 	}
 	return conn, nil
+}
+
+// open connects to the queue. A file that cannot be used is a mistake in the settings.
+func open(ctx context.Context, o queue.Options) (*queue.Conn, error) {
+	conn, err := queue.Connect(ctx, o)
+	if bad := new(queue.FileError); errors.As(err, &bad) {
+		return nil, program.UsageError{Err: err}
+	}
+	return conn, err
 }
 
 // run runs the worker loop until ctx ends and it has drained.

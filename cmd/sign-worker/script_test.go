@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the promises of the command line, one file each. One with a
 // file needs-nats has a NATS server of its own, at $NATS; one with needs-roles has
-// one that knows roles, at $OPERATOR, $WORKER and $SUBMITTER.
+// one that knows roles, at $OPERATOR, $WORKER and $SUBMITTER, and for nobody at $NATS.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -65,6 +65,7 @@ func setUpScript(env *testscript.Env) error {
 	}
 	if hasFile(env, "needs-roles") {
 		url := queuetest.StartServerWithRoles(t, "../../deploy/nats/roles.conf")
+		env.Setenv("NATS", url(""))
 		env.Setenv("OPERATOR", url(queue.RoleOperator))
 		env.Setenv("WORKER", url(queue.RoleWorker))
 		env.Setenv("SUBMITTER", url(queue.RoleSubmitter))

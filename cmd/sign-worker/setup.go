@@ -48,9 +48,10 @@ func setupCommand(stdout, stderr io.Writer) *cobra.Command {
 // setupSettings are those of the streams, and of how to tell what became of them.
 type setupSettings struct {
 	config.Queue `mapstructure:",squash"`
-	NATSURL      string `mapstructure:"nats-url"`
-	Output       string `mapstructure:"output"`
-	Debug        bool   `mapstructure:"debug"`
+	NATS         config.NATS `mapstructure:",squash"`
+	NATSURL      string      `mapstructure:"nats-url"`
+	Output       string      `mapstructure:"output"`
+	Debug        bool        `mapstructure:"debug"`
 }
 
 func readSetupSettings(flags *pflag.FlagSet, stderr io.Writer) (*setupSettings, error) {
@@ -86,7 +87,7 @@ func setup(ctx context.Context, flags *pflag.FlagSet, stdout, stderr io.Writer) 
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
-	options, err := queueOptions(s.Queue, s.NATSURL)
+	options, err := queueOptions(s.Queue, s.NATS, s.NATSURL)
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
@@ -101,7 +102,7 @@ func setup(ctx context.Context, flags *pflag.FlagSet, stdout, stderr io.Writer) 
 }
 
 func layOut(ctx context.Context, options queue.Options) ([]queue.Change, error) {
-	conn, err := queue.Connect(ctx, options)
+	conn, err := open(ctx, options)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func (s Signing) KeyFiles() []KeyFile {
 
 // InputFiles are the files that are read: none of them may be written to.
 func (s Signing) InputFiles() []string {
-	return append(s.SigningFiles(), notEmpty(s.AuthFile)...)
+	return slices.Concat(s.SigningFiles(), notEmpty(s.AuthFile), notEmpty(s.NATS.InputFiles()...))
 }
 
 // SigningFiles are the files that say what is signed and with what.

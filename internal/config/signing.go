@@ -47,6 +47,7 @@ type Signing struct {
 	BreakerFailures int           `mapstructure:"breaker-failures"`
 	BreakerPause    time.Duration `mapstructure:"breaker-pause"`
 	NATSURL         string        `mapstructure:"nats-url"`
+	NATS            NATS          `mapstructure:",squash"`
 	Debug           bool          `mapstructure:"debug"`
 }
 
@@ -89,6 +90,7 @@ const natsURL = "nats-url"
 // CommonFlags defines the flags that those who do not sign have too.
 func CommonFlags(flags *pflag.FlagSet) {
 	flags.String(natsURL, "", "NATS server of the fleet, nats://host:port; several separated by commas")
+	natsFlags(flags)
 	flags.String("config", "", "configuration `file`")
 	flags.Bool("debug", false, "log what explains the rest")
 }

@@ -69,7 +69,7 @@ func (o SigningOptions) Equal(other SigningOptions) bool {
 
 // Batch reads the record of a batch, or ErrNone, or ErrUnreadable.
 func (c *Conn) Batch(ctx context.Context, id string) (Batch, error) {
-	stored, err := insist(ctx, c, func() (value, error) { return c.bucket(bucketBatches).get(ctx, id) })
+	stored, err := insist(ctx, c, func() (value, error) { return c.bucket(c.names.batches).get(ctx, id) })
 	if errors.Is(err, ErrNone) {
 		return Batch{}, ErrNone
 	}
@@ -92,7 +92,7 @@ func (c *Conn) CreateBatch(ctx context.Context, b Batch) error {
 	if err != nil {
 		return err
 	}
-	bucket, again := c.bucket(bucketBatches), false
+	bucket, again := c.bucket(c.names.batches), false
 	_, err = insist(ctx, c, func() (uint64, error) {
 		revision, err := bucket.create(ctx, b.ID, data, 0)
 		if again && errors.Is(err, errKeyExists) {
@@ -116,7 +116,7 @@ func (c *Conn) CreateBatch(ctx context.Context, b Batch) error {
 // WriteBatch replaces the record of a batch. What another process has written
 // meanwhile of how far the publishing came stays, where that is further.
 func (c *Conn) WriteBatch(ctx context.Context, b Batch) error {
-	batches := c.bucket(bucketBatches)
+	batches := c.bucket(c.names.batches)
 	for {
 		stored, err := batches.get(ctx, b.ID)
 		if err != nil && !errors.Is(err, ErrNone) {
@@ -168,14 +168,14 @@ func encodeBatch(b Batch) ([]byte, error) {
 func (c *Conn) Batches(ctx context.Context) ([]string, error) {
 	ctx, cancel := ask(ctx)
 	defer cancel()
-	stream, err := c.js.Stream(ctx, "KV_"+bucketBatches)
+	stream, err := c.js.Stream(ctx, "KV_"+c.names.batches)
 	if err != nil {
-		return nil, fmt.Errorf("list batches: %w", missing(err))
+		return nil, fmt.Errorf("list batches: %w", c.missing(err))
 	}
-	const prefix = "$KV." + bucketBatches + "."
+	prefix := "$KV." + c.names.batches + "."
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+">"))
 	if err != nil {
-		return nil, fmt.Errorf("list batches: %w", missing(err))
+		return nil, fmt.Errorf("list batches: %w", c.missing(err))
 	}
 	var ids []string
 	for subject := range info.State.Subjects {
@@ -190,7 +190,7 @@ func (c *Conn) Batches(ctx context.Context) ([]string, error) {
 // BatchRecords calls each for the record of every batch there is. A record that
 // cannot be read is left out.
 func (c *Conn) BatchRecords(ctx context.Context, each func(Batch) error) error {
-	return scanBucket(ctx, c, bucketBatches, "*", func(key string, b Batch) error {
+	return scanBucket(ctx, c, c.names.batches, "*", func(key string, b Batch) error {
 		if b.ID != key {
 			return nil // under somebody else's name
 		}

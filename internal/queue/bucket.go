@@ -121,9 +121,9 @@ func (b bucket) purge(ctx context.Context, key string, revision uint64) error {
 // a lock's outlives the lock, and a pause that came back would hold for ever.
 func (b bucket) markAge() time.Duration {
 	switch b.name {
-	case bucketLocks:
+	case b.conn.names.locks:
 		return b.conn.options.LockTTL + time.Second
-	case bucketControl:
+	case b.conn.names.control:
 		return 0
 	}
 	return markerAge

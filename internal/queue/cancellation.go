@@ -52,7 +52,7 @@ func (c *Conn) Cancel(ctx context.Context, batch string, gen int) error {
 		if err != nil {
 			return fmt.Errorf("encode cancellation: %w", err)
 		}
-		_, err = c.bucket(bucketBatches).update(ctx, cancelKey(batch), data, 0, revision)
+		_, err = c.bucket(c.names.batches).update(ctx, cancelKey(batch), data, 0, revision)
 		if isWrongSequence(err) {
 			continue // somebody else was faster
 		}
@@ -64,7 +64,7 @@ func (c *Conn) Cancel(ctx context.Context, batch string, gen int) error {
 }
 
 func (c *Conn) cancellation(ctx context.Context, batch string) (Cancellation, uint64, error) {
-	stored, err := c.bucket(bucketBatches).get(ctx, cancelKey(batch))
+	stored, err := c.bucket(c.names.batches).get(ctx, cancelKey(batch))
 	if err != nil {
 		return Cancellation{}, stored.revision, err
 	}

@@ -41,7 +41,7 @@ func (c *Conn) Pause(ctx context.Context, p Pause) error {
 	if err != nil {
 		return fmt.Errorf("encode pause: %w", err)
 	}
-	if err := c.bucket(bucketControl).put(ctx, controlKey(p.Target), data); err != nil {
+	if err := c.bucket(c.names.control).put(ctx, controlKey(p.Target), data); err != nil {
 		return fmt.Errorf("pause %s: %w", p.Target, err)
 	}
 	return nil
@@ -54,7 +54,7 @@ func (c *Conn) Resume(ctx context.Context, target string) (was bool, err error) 
 		was, err = true, nil
 	}
 	if err == nil && was {
-		err = c.bucket(bucketControl).purge(ctx, controlKey(target), 0)
+		err = c.bucket(c.names.control).purge(ctx, controlKey(target), 0)
 	}
 	if err != nil {
 		return false, fmt.Errorf("resume %s: %w", target, err)
@@ -64,7 +64,7 @@ func (c *Conn) Resume(ctx context.Context, target string) (was bool, err error) 
 
 // Paused reads the pause of a lane or a host; ok is false when it is not paused.
 func (c *Conn) Paused(ctx context.Context, target string) (p Pause, ok bool, err error) {
-	stored, err := c.bucket(bucketControl).get(ctx, controlKey(target))
+	stored, err := c.bucket(c.names.control).get(ctx, controlKey(target))
 	if errors.Is(err, ErrNone) {
 		return Pause{}, false, nil
 	}
@@ -80,7 +80,7 @@ func (c *Conn) Paused(ctx context.Context, target string) (p Pause, ok bool, err
 // Pauses are all lanes and hosts that are paused, by name.
 func (c *Conn) Pauses(ctx context.Context) ([]Pause, error) {
 	var pauses []Pause
-	err := scanBucket(ctx, c, bucketControl, ">", func(key string, p Pause) error {
+	err := scanBucket(ctx, c, c.names.control, ">", func(key string, p Pause) error {
 		if controlKey(p.Target) == key {
 			pauses = append(pauses, p)
 		}

@@ -35,6 +35,8 @@ func (e *DeniedError) Error() string {
 // denials remembers what the server refused. It says so apart from the question
 // that was refused, which gets no answer at all.
 type denials struct {
+	names names
+
 	mu      sync.Mutex
 	last    map[string]time.Time // by subject
 	watched map[*denialWatch]struct{}
@@ -116,19 +118,19 @@ func (d *denials) of(stream string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for subject, at := range d.last {
-		if time.Since(at) < 2*answerPatience && concerns(subject, stream) {
+		if time.Since(at) < 2*answerPatience && d.names.concern(subject, stream) {
 			return &DeniedError{Subject: subject}
 		}
 	}
 	return nil
 }
 
-// concerns reports whether a subject is one of a stream or of its API.
-func concerns(subject, stream string) bool {
+// concern reports whether a subject is one of a stream or of its API.
+func (n names) concern(subject, stream string) bool {
 	if bucket, ok := strings.CutPrefix(stream, "KV_"); ok && strings.HasPrefix(subject, "$KV."+bucket+".") {
 		return true
 	}
-	if own, ok := recordSubjects[stream]; ok && strings.HasPrefix(subject, own) {
+	if own := n.subjectsOf(stream); own != "" && strings.HasPrefix(subject, own) {
 		return true
 	}
 	for token := range strings.SplitSeq(subject, ".") {
@@ -139,9 +141,15 @@ func concerns(subject, stream string) bool {
 	return false
 }
 
-// recordSubjects is how the subjects of each stream begin.
-var recordSubjects = map[string]string{
-	streamRequests: "sign.request.",
-	streamOutcomes: "sign.outcome.",
-	streamDead:     "sign.dead.",
+// subjectsOf is how the subjects of a stream begin, if it is none of a bucket.
+func (n names) subjectsOf(stream string) string {
+	switch stream {
+	case n.requests:
+		return n.request
+	case n.outcomes:
+		return n.outcome
+	case n.dead:
+		return n.letter
+	}
+	return ""
 }

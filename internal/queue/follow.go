@@ -18,8 +18,8 @@ func (c *Conn) Follow(ctx context.Context, batch string, caughtUp func() error, 
 	if !ValidName(batch) {
 		return fmt.Errorf("follow batch %q: it is not a name", batch)
 	}
-	err := c.follow(ctx, streamOutcomes, "sign.outcome."+batch+".>", caughtUp, func(msg *nats.Msg) error {
-		o, ok, err := genuineOutcome(msg, batch)
+	err := c.follow(ctx, c.names.outcomes, c.names.outcome+batch+".>", caughtUp, func(msg *nats.Msg) error {
+		o, ok, err := c.names.genuineOutcome(msg, batch)
 		if err != nil || !ok {
 			return err
 		}
@@ -44,7 +44,7 @@ func (c *Conn) Outcomes(ctx context.Context, batch string, each func(Outcome) er
 // genuineOutcome reads an outcome; ok is false when the server was made to store
 // something else under its subject. One of a later version is an error: without
 // it whoever counts outcomes would wait for ever.
-func genuineOutcome(msg *nats.Msg, batch string) (o Outcome, ok bool, err error) {
+func (n names) genuineOutcome(msg *nats.Msg, batch string) (o Outcome, ok bool, err error) {
 	if forged(msg.Header) {
 		return Outcome{}, false, nil
 	}
@@ -53,7 +53,7 @@ func genuineOutcome(msg *nats.Msg, batch string) (o Outcome, ok bool, err error)
 	if errors.As(err, &later) {
 		return Outcome{}, false, fmt.Errorf("outcome of a later version: use a newer sign-submit (%w)", later)
 	}
-	if err != nil || msg.Subject != outcomeSubject(batch, o.ID, o.Gen) || o.Batch != batch {
+	if err != nil || msg.Subject != n.outcomeSubject(batch, o.ID, o.Gen) || o.Batch != batch {
 		return Outcome{}, false, nil
 	}
 	return o, true, nil

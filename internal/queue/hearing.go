@@ -22,7 +22,7 @@ const unheard = 1024
 // while the connection is lost is read from the bucket afterwards. Where the
 // user may not hear others the error is a *DeniedError.
 func (c *Conn) Presences(ctx context.Context, each func(p Presence, age time.Duration), gone func(worker string)) error {
-	b := c.bucket(bucketWorkers)
+	b := c.bucket(c.names.workers)
 	watching, stop := c.denied.watch(ctx, DeniedError{Subject: b.subject("*"), Hearing: true})
 	defer stop()
 	came := make(chan *nats.Msg, unheard)
@@ -55,7 +55,7 @@ func (c *Conn) Presences(ctx context.Context, each func(p Presence, age time.Dur
 func (c *Conn) standing(ctx context.Context, each func(Presence, time.Duration)) {
 	ctx, cancel := ask(ctx)
 	defer cancel()
-	b := c.bucket(bucketWorkers)
+	b := c.bucket(c.names.workers)
 	_ = c.scan(ctx, b.stream(), b.subject("*"), func(msg *nats.Msg) error {
 		if meta, err := msg.Metadata(); err == nil {
 			hear(b, msg, func(p Presence, _ time.Duration) { each(p, max(0, time.Since(meta.Timestamp))) }, func(string) {})

@@ -100,19 +100,19 @@ func (l *Lane) poll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pullPatience)
 	defer cancel()
 	if l.stream == nil {
-		stream, err := l.conn.js.Stream(ctx, streamRequests)
+		stream, err := l.conn.js.Stream(ctx, l.conn.names.requests)
 		if err != nil {
-			return fmt.Errorf("look for requests: %w", missing(err))
+			return fmt.Errorf("look for requests: %w", l.conn.missing(err))
 		}
 		l.stream = stream
 	}
-	info, err := l.stream.Info(ctx, jetstream.WithSubjectFilter(bulkSubjects))
+	info, err := l.stream.Info(ctx, jetstream.WithSubjectFilter(l.conn.names.bulk+">"))
 	if err != nil {
-		return fmt.Errorf("look for requests: %w", missing(err))
+		return fmt.Errorf("look for requests: %w", l.conn.missing(err))
 	}
 	holds := make([]bool, maxPartitions)
 	for subject := range info.State.Subjects {
-		if p, ok := partitionOf(subject); ok && p < len(holds) {
+		if p, ok := l.conn.names.partitionOf(subject); ok && p < len(holds) {
 			holds[p] = true
 			l.grow(ctx, p)
 		}
@@ -245,7 +245,7 @@ func (l *Lane) wait(ctx context.Context, free int) ([]*Delivery, error) {
 
 // pull claims requests from one consumer.
 func (l *Lane) pull(ctx context.Context, consumer string, request pullRequest) ([]*Delivery, error) {
-	msgs, err := l.conn.pull(ctx, streamRequests, consumer, request)
+	msgs, err := l.conn.pull(ctx, l.conn.names.requests, consumer, request)
 	got := make([]*Delivery, 0, len(msgs))
 	for _, msg := range msgs {
 		d, bad := newDelivery(l.name, msg)
@@ -256,7 +256,7 @@ func (l *Lane) pull(ctx context.Context, consumer string, request pullRequest) (
 		got = append(got, d)
 	}
 	if err != nil {
-		err = l.conn.explain(ctx, streamRequests, consumer, err)
+		err = l.conn.explain(ctx, l.conn.names.requests, consumer, err)
 	}
 	return got, err
 }

@@ -34,7 +34,7 @@ type Entry struct {
 // Ledger reads the entry of a request's generation; ok is false when it has none.
 // One that cannot be read is ErrUnreadable.
 func (c *Conn) Ledger(ctx context.Context, r Request) (e Entry, ok bool, err error) {
-	stored, err := c.bucket(bucketLedger).get(ctx, recordKey(r.Batch, r.ID, r.Gen))
+	stored, err := c.bucket(c.names.ledger).get(ctx, recordKey(r.Batch, r.ID, r.Gen))
 	if errors.Is(err, ErrNone) {
 		return Entry{}, false, nil
 	}
@@ -60,7 +60,7 @@ func (c *Conn) LedgerOf(ctx context.Context, batch string, each func(LedgerLine)
 	if !ValidName(batch) {
 		return fmt.Errorf("read the ledger of batch %q: it is not a name", batch)
 	}
-	return scanBucket(ctx, c, bucketLedger, batch+".*.*", func(key string, e Entry) error {
+	return scanBucket(ctx, c, c.names.ledger, batch+".*.*", func(key string, e Entry) error {
 		id, gen, _ := strings.Cut(strings.TrimPrefix(key, batch+"."), ".")
 		n, err := strconv.Atoi(gen)
 		if err != nil {
@@ -78,7 +78,7 @@ func (c *Conn) WriteLedger(ctx context.Context, r Request, e Entry) error {
 	if err != nil {
 		return fmt.Errorf("encode ledger entry: %w", err)
 	}
-	if err := c.bucket(bucketLedger).put(ctx, recordKey(r.Batch, r.ID, r.Gen), data); err != nil {
+	if err := c.bucket(c.names.ledger).put(ctx, recordKey(r.Batch, r.ID, r.Gen), data); err != nil {
 		return fmt.Errorf("write the ledger of %s: %w", r.ID, err)
 	}
 	return nil
@@ -86,7 +86,7 @@ func (c *Conn) WriteLedger(ctx context.Context, r Request, e Entry) error {
 
 // ClearLedger removes the entry of a request that has ended.
 func (c *Conn) ClearLedger(ctx context.Context, r Request) error {
-	if err := c.bucket(bucketLedger).purge(ctx, recordKey(r.Batch, r.ID, r.Gen), 0); err != nil {
+	if err := c.bucket(c.names.ledger).purge(ctx, recordKey(r.Batch, r.ID, r.Gen), 0); err != nil {
 		return fmt.Errorf("clear the ledger of %s: %w", r.ID, err)
 	}
 	return nil

@@ -32,7 +32,7 @@ func (c *Conn) Locker(owner string) *Locker { return &Locker{conn: c, owner: own
 // toward the timeout of the image. A lost connection is waited out.
 func (l *Locker) Lock(ctx context.Context, name string) (*Lease, error) {
 	lease := &Lease{
-		locks: l.conn.bucket(bucketLocks), key: hashName(name),
+		locks: l.conn.bucket(l.conn.names.locks), key: hashName(name),
 		value: l.owner + " " + rand.Text(), life: l.conn.options.LockTTL,
 	}
 	err := lease.take(ctx)
@@ -117,9 +117,9 @@ func rest(ctx context.Context, pause time.Duration) error {
 func (c *Conn) ForgetLocks(ctx context.Context) error {
 	ctx, cancel := ask(ctx)
 	defer cancel()
-	stream, err := c.js.Stream(ctx, "KV_"+bucketLocks)
+	stream, err := c.js.Stream(ctx, "KV_"+c.names.locks)
 	if err != nil {
-		return fmt.Errorf("forget locks: %w", missing(err))
+		return fmt.Errorf("forget locks: %w", c.missing(err))
 	}
 	if err := stream.Purge(ctx); err != nil {
 		return fmt.Errorf("forget locks: %w", err)

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
@@ -12,21 +13,64 @@ import (
 	"time"
 )
 
-// The streams and buckets, as in the design.
+// How the names of a fleet begin where nothing else is said.
 const (
-	streamRequests = "SIGN_REQUESTS"
-	streamOutcomes = "SIGN_OUTCOMES"
-	streamDead     = "SIGN_DEAD"
-
-	bucketBatches = "SIGN_BATCHES"
-	bucketLedger  = "SIGN_LEDGER"
-	bucketLocks   = "SIGN_LOCKS"
-	bucketWorkers = "SIGN_WORKERS"
-	bucketControl = "SIGN_CONTROL"
+	DefaultStreamPrefix  = "SIGN"
+	DefaultSubjectPrefix = "sign"
 )
 
-// bulkSubjects covers the requests of all partitions of the bulk lane.
-const bulkSubjects = "sign.request.bulk.>"
+// names are the streams, buckets and subjects of a fleet. All of them begin with
+// its prefixes, so that one account has room for several fleets.
+type names struct {
+	stream string // the prefix
+
+	requests, outcomes, dead                 string // streams
+	batches, ledger, locks, workers, control string // buckets
+
+	// How subjects begin: of requests, of those of each lane, and of records.
+	request, bulk, event, outcome, letter string
+}
+
+// names are made once for each connection: they are needed for every message.
+func (o Options) names() names {
+	stream, subject := cmp.Or(o.StreamPrefix, DefaultStreamPrefix), cmp.Or(o.SubjectPrefix, DefaultSubjectPrefix)
+	return names{
+		stream:   stream,
+		requests: stream + "_REQUESTS", outcomes: stream + "_OUTCOMES", dead: stream + "_DEAD",
+		batches: stream + "_BATCHES", ledger: stream + "_LEDGER", locks: stream + "_LOCKS",
+		workers: stream + "_WORKERS", control: stream + "_CONTROL",
+		request: subject + ".request.", bulk: subject + ".request.bulk.", event: subject + ".request.event.",
+		outcome: subject + ".outcome.", letter: subject + ".dead.",
+	}
+}
+
+var (
+	streamPrefixPattern  = regexp.MustCompile(`^[A-Z0-9_-]{1,32}$`)
+	subjectPrefixPattern = regexp.MustCompile(`^[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*$`)
+)
+
+// maxSubjectPrefix bounds what stands before every subject.
+const maxSubjectPrefix = 64
+
+// checkPrefixes refuses what would make names that the server does not take, or
+// takes for something else.
+func checkPrefixes(stream, subject string) error {
+	switch kind, _, _ := strings.Cut(stream, "_"); {
+	case stream == "": // the default
+	case !streamPrefixPattern.MatchString(stream):
+		return fmt.Errorf("stream-prefix: %q is not 1 to 32 capital letters, digits, _ and -", stream)
+	case kind == "KV" || kind == "OBJ":
+		return fmt.Errorf("stream-prefix: %q begins as the streams of NATS's own buckets do: choose one without %s", stream, kind)
+	}
+	switch {
+	case subject == "": // the default
+	case len(subject) > maxSubjectPrefix || !subjectPrefixPattern.MatchString(subject):
+		return fmt.Errorf("subject-prefix: %q is not 1 to %d letters, digits, _ and -, with single dots in between", subject, maxSubjectPrefix)
+	case subject[0] == '_':
+		return fmt.Errorf("subject-prefix: %q begins with _, as the server's own subjects do", subject)
+	}
+	return nil
+}
 
 // namePattern is what batches, ids and event sources may be called: one token
 // of a NATS subject and one key of a bucket.
@@ -71,22 +115,22 @@ func hashName(s string) string {
 
 func partitionName(p int) string { return fmt.Sprintf("%02d", p) }
 
-func bulkSubject(partition int, batch string) string {
-	return "sign.request.bulk." + partitionName(partition) + "." + batch
+func (n names) bulkSubject(partition int, batch string) string {
+	return n.bulk + partitionName(partition) + "." + batch
 }
 
-func eventSubject(source, batch string) string { return "sign.request.event." + source + "." + batch }
+func (n names) eventSubject(source, batch string) string { return n.event + source + "." + batch }
 
 func recordKey(batch, id string, gen int) string {
 	return batch + "." + id + "." + strconv.Itoa(gen)
 }
 
-func outcomeSubject(batch, id string, gen int) string {
-	return "sign.outcome." + recordKey(batch, id, gen)
+func (n names) outcomeSubject(batch, id string, gen int) string {
+	return n.outcome + recordKey(batch, id, gen)
 }
 
-func deadSubject(batch, id string, gen int) string {
-	return "sign.dead." + recordKey(batch, id, gen)
+func (n names) deadSubject(batch, id string, gen int) string {
+	return n.letter + recordKey(batch, id, gen)
 }
 
 // RedactURL removes passwords and tokens from NATS URLs, for people to read.

@@ -32,10 +32,10 @@ var ErrNotSetUp = errors.New("the NATS server has no Signfleet streams: make the
 var errInterrupted = errors.New("pull interrupted")
 
 // missing turns the server's several ways to say "no such stream" into ErrNotSetUp.
-func missing(err error) error {
+func (c *Conn) missing(err error) error {
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrBucketNotFound) ||
 		errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return fmt.Errorf("%w (%w)", ErrNotSetUp, err)
+		return fmt.Errorf("%w (looked for those of stream-prefix %s: %w)", ErrNotSetUp, c.names.stream, err)
 	}
 	return err
 }
@@ -78,7 +78,7 @@ func (c *Conn) explain(ctx context.Context, stream, consumer string, err error) 
 		}
 	}
 	if !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
-		return tooLarge(missing(err))
+		return tooLarge(c.missing(err))
 	}
 	ctx, cancel := ask(ctx)
 	defer cancel()
@@ -86,7 +86,7 @@ func (c *Conn) explain(ctx context.Context, stream, consumer string, err error) 
 	if found == nil && consumer != "" {
 		_, found = c.js.Consumer(ctx, stream, consumer)
 	}
-	if found = missing(found); errors.Is(found, ErrNotSetUp) {
+	if found = c.missing(found); errors.Is(found, ErrNotSetUp) {
 		return found
 	}
 	return err

@@ -25,13 +25,13 @@ func (c *Conn) EmptiestPartition(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("look for the emptiest partition: %w", err)
 	}
-	subjects, err := c.requestsUnder(ctx, bulkSubjects)
+	subjects, err := c.requestsUnder(ctx, c.names.bulk+">")
 	if err != nil {
 		return 0, fmt.Errorf("look for the emptiest partition: %w", err)
 	}
 	load := make(map[int]uint64)
 	for subject, n := range subjects {
-		if p, ok := partitionOf(subject); ok {
+		if p, ok := c.names.partitionOf(subject); ok {
 			load[p] += n
 		}
 	}
@@ -50,7 +50,7 @@ func (c *Conn) Waiting(ctx context.Context, batch string) (int, error) {
 	if !ValidName(batch) {
 		return 0, fmt.Errorf("count the requests of batch %q: it is not a name", batch)
 	}
-	subjects, err := c.requestsUnder(ctx, "sign.request.*.*."+batch)
+	subjects, err := c.requestsUnder(ctx, c.names.request+"*.*."+batch)
 	if err != nil {
 		return 0, fmt.Errorf("count the requests of batch %s: %w", batch, err)
 	}
@@ -71,14 +71,14 @@ type Backlog struct {
 
 // Backlog counts all requests in the queue. It needs STREAM.INFO of SIGN_REQUESTS.
 func (c *Conn) Backlog(ctx context.Context) (Backlog, error) {
-	subjects, err := c.requestsUnder(ctx, "sign.request.>")
+	subjects, err := c.requestsUnder(ctx, c.names.request+">")
 	if err != nil {
 		return Backlog{}, fmt.Errorf("count the requests in the queue: %w", err)
 	}
 	backlog := Backlog{Batches: make(map[string]int)}
 	for subject, count := range subjects {
 		n := int(min(count, math.MaxInt))
-		if _, bulk := partitionOf(subject); bulk {
+		if _, bulk := c.names.partitionOf(subject); bulk {
 			backlog.Bulk += n
 		} else {
 			backlog.Event += n
@@ -93,13 +93,13 @@ func (c *Conn) requestsUnder(ctx context.Context, filter string) (map[string]uin
 	return insist(ctx, c, func() (map[string]uint64, error) {
 		ctx, cancel := ask(ctx)
 		defer cancel()
-		stream, err := c.js.Stream(ctx, streamRequests)
+		stream, err := c.js.Stream(ctx, c.names.requests)
 		if err != nil {
-			return nil, c.explain(ctx, streamRequests, "", err)
+			return nil, c.explain(ctx, c.names.requests, "", err)
 		}
 		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
 		if err != nil {
-			return nil, c.explain(ctx, streamRequests, "", err)
+			return nil, c.explain(ctx, c.names.requests, "", err)
 		}
 		return info.State.Subjects, nil
 	})
@@ -110,9 +110,9 @@ func (c *Conn) servedPartitions(ctx context.Context) ([]int, error) {
 	return insist(ctx, c, func() ([]int, error) {
 		ctx, cancel := ask(ctx)
 		defer cancel()
-		stream, err := c.js.Stream(ctx, streamRequests)
+		stream, err := c.js.Stream(ctx, c.names.requests)
 		if err != nil {
-			return nil, c.explain(ctx, streamRequests, "", err)
+			return nil, c.explain(ctx, c.names.requests, "", err)
 		}
 		var partitions []int
 		names := stream.ConsumerNames(ctx)
@@ -122,7 +122,7 @@ func (c *Conn) servedPartitions(ctx context.Context) ([]int, error) {
 			}
 		}
 		if err := names.Err(); err != nil {
-			return nil, fmt.Errorf("list consumers: %w", c.explain(ctx, streamRequests, "", err))
+			return nil, fmt.Errorf("list consumers: %w", c.explain(ctx, c.names.requests, "", err))
 		}
 		slices.Sort(partitions)
 		return partitions, nil
@@ -130,8 +130,8 @@ func (c *Conn) servedPartitions(ctx context.Context) ([]int, error) {
 }
 
 // partitionOf reads the partition from the subject of a bulk request.
-func partitionOf(subject string) (int, bool) {
-	rest, ok := strings.CutPrefix(subject, "sign.request.bulk.")
+func (n names) partitionOf(subject string) (int, bool) {
+	rest, ok := strings.CutPrefix(subject, n.bulk)
 	if !ok {
 		return 0, false
 	}

@@ -63,7 +63,7 @@ func (c *Conn) Announce(ctx context.Context, p Presence) error {
 	if err != nil {
 		return fmt.Errorf("encode presence: %w", err)
 	}
-	if err := c.bucket(bucketWorkers).put(ctx, p.Worker, data); err != nil {
+	if err := c.bucket(c.names.workers).put(ctx, p.Worker, data); err != nil {
 		return fmt.Errorf("announce worker %s: %w", p.Worker, err)
 	}
 	return nil
@@ -71,7 +71,7 @@ func (c *Conn) Announce(ctx context.Context, p Presence) error {
 
 // Withdraw says that a worker is gone.
 func (c *Conn) Withdraw(ctx context.Context, worker string) error {
-	if err := c.bucket(bucketWorkers).purge(ctx, worker, 0); err != nil {
+	if err := c.bucket(c.names.workers).purge(ctx, worker, 0); err != nil {
 		return fmt.Errorf("withdraw worker %s: %w", worker, err)
 	}
 	return nil
@@ -80,7 +80,7 @@ func (c *Conn) Withdraw(ctx context.Context, worker string) error {
 // Present are the workers that were alive within the last 15 s, by name.
 func (c *Conn) Present(ctx context.Context) ([]Presence, error) {
 	var present []Presence
-	err := scanBucket(ctx, c, bucketWorkers, "*", func(key string, p Presence) error {
+	err := scanBucket(ctx, c, c.names.workers, "*", func(key string, p Presence) error {
 		if p.Worker == key {
 			present = append(present, p)
 		}

@@ -52,7 +52,7 @@ func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("publish request %d: %w", r.Seq, context.Cause(ctx))
 	}
-	msg, err := requestMessage(ctx, bulkSubject(p.partition, r.Batch), r)
+	msg, err := p.conn.names.requestMessage(ctx, p.conn.names.bulkSubject(p.partition, r.Batch), r)
 	if err != nil {
 		return fmt.Errorf("publish request %d: %w", r.Seq, err)
 	}
@@ -78,14 +78,14 @@ func (c *Conn) PublishEvent(ctx context.Context, source string, r Request) error
 	if !ValidName(source) {
 		return fmt.Errorf("publish an event: source %q is not a name", source)
 	}
-	msg, err := requestMessage(ctx, eventSubject(source, r.Batch), r)
+	msg, err := c.names.requestMessage(ctx, c.names.eventSubject(source, r.Batch), r)
 	if err != nil {
 		return fmt.Errorf("publish request %s: %w", r.ID, err)
 	}
 	asked, done := c.command(ctx, answerPatience, msg.Subject)
 	defer done()
 	if _, err := c.js.PublishMsg(asked, msg); err != nil {
-		err = c.explain(ctx, streamRequests, "", refused(asked, err))
+		err = c.explain(ctx, c.names.requests, "", refused(asked, err))
 		if isStoreFailed(err) {
 			err = fmt.Errorf("%w (%w)", ErrFull, err)
 		}
@@ -95,7 +95,7 @@ func (c *Conn) PublishEvent(ctx context.Context, source string, r Request) error
 }
 
 // requestMessage is the message of a request.
-func requestMessage(ctx context.Context, subject string, r Request) (*nats.Msg, error) {
+func (n names) requestMessage(ctx context.Context, subject string, r Request) (*nats.Msg, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func requestMessage(ctx context.Context, subject string, r Request) (*nats.Msg, 
 	msg := nats.NewMsg(subject)
 	msg.Data = data
 	msg.Header.Set(jetstream.MsgIDHeader, r.messageID())
-	msg.Header.Set(jetstream.ExpectedStreamHeader, streamRequests)
+	msg.Header.Set(jetstream.ExpectedStreamHeader, n.requests)
 	propagation.TraceContext{}.Inject(ctx, headerCarrier(msg.Header))
 	return msg, nil
 }
@@ -154,7 +154,7 @@ func (p *Publisher) await(ctx context.Context, pending *pendingPublish) error {
 		}
 	}
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		pending.err = p.conn.explain(patient, streamRequests, "", pending.err)
+		pending.err = p.conn.explain(patient, p.conn.names.requests, "", pending.err)
 		if isStoreFailed(pending.err) {
 			pending.err = fmt.Errorf("%w (%w)", ErrFull, pending.err)
 		}

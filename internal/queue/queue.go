@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,6 +29,25 @@ type Options struct {
 	URL string
 	// Name is shown to operators of the NATS server (default "signfleet").
 	Name string
+	// By what the server knows this client, of which one may be given: the user in
+	// URL; Creds, the file with the JWT of a user and his seed that nsc makes; NKey,
+	// a file with the seed of a user; or User, whose password is in PasswordFile. The
+	// account follows from the user. Each file is read anew for each connection.
+	Creds        string
+	NKey         string
+	User         string
+	PasswordFile string
+	// CA is a file with the authorities of the server's certificate (default: those
+	// of the system), Cert and Key are files with this client's own. Any of them asks
+	// for TLS, as tls:// in URL does. They too are read anew for each connection.
+	CA   string
+	Cert string
+	Key  string
+	// StreamPrefix begins the names of all streams and buckets (default
+	// DefaultStreamPrefix), SubjectPrefix all subjects (default DefaultSubjectPrefix):
+	// the fleets of one account differ in both.
+	StreamPrefix  string
+	SubjectPrefix string
 	// Role is the part of this process in the fleet: it decides how the subjects
 	// of answers begin. None is that of a client whom the server lets do all.
 	Role Role
@@ -72,7 +92,9 @@ type Options struct {
 	// InProcess connects without a network to a server in this process; URL is
 	// then not used.
 	InProcess nats.InProcessConnProvider
-	// OnDisconnect and OnReconnect, when set, are told about the connection.
+	// OnDisconnect and OnReconnect, when set, are told about the connection:
+	// OnDisconnect also of what keeps it from being made again, once for each. They
+	// do not use it.
 	OnDisconnect func(error)
 	OnReconnect  func(server string)
 }
@@ -123,13 +145,17 @@ func (o Options) Validate() error {
 		// The server cuts the rest off: the lock would end before its lease.
 		return fmt.Errorf("lock-ttl: %s is not a whole number of seconds", o.LockTTL)
 	}
-	return nil
+	if err := o.checkIdentity(); err != nil {
+		return err
+	}
+	return checkPrefixes(o.StreamPrefix, o.SubjectPrefix)
 }
 
 // Conn is a connection to the queue. It is safe for use by several goroutines
 // and outlives a restart of the NATS server.
 type Conn struct {
 	options Options // Partitions and AckWait are the server's once it was asked
+	names   names
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	denied  *denials
@@ -142,13 +168,18 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	denied := new(denials)
-	nc, err := nats.Connect(o.URL, connectOptions(ctx, o, denied)...)
+	names := o.names()
+	denied := &denials{names: names}
+	options, err := connectOptions(ctx, o, denied)
+	if err != nil {
+		return nil, err
+	}
+	nc, err := nats.Connect(o.URL, options...)
 	if err != nil {
 		if bad := new(url.Error); errors.As(err, &bad) {
 			err = errors.New("not a URL") // the error would quote it, password and all
 		}
-		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), remedied(err))
+		return nil, fmt.Errorf("connect to NATS at %s: %w", RedactURL(o.URL), o.remedied(err))
 	}
 	if err := checkServer(nc.ConnectedServerVersion()); err != nil {
 		nc.Close()
@@ -163,25 +194,18 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		nc.Close()
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
-	return &Conn{options: o, nc: nc, js: js, denied: denied}, nil
+	return &Conn{options: o, names: names, nc: nc, js: js, denied: denied}, nil
 }
 
-// remedied adds what to do to the errors of a connection that say nothing of it.
-func remedied(err error) error {
-	switch {
-	case errors.Is(err, nats.ErrNoServers):
-		return fmt.Errorf("%w: see that the server runs, and that nats-url names its host and port", err)
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
-		return fmt.Errorf("%w: give nats-url the user and password of this role, with %%2F for / and the like", err)
-	}
-	return err
-}
-
-func connectOptions(ctx context.Context, o Options, denied *denials) []nats.Option {
+func connectOptions(ctx context.Context, o Options, denied *denials) ([]nats.Option, error) {
+	trouble := &troubles{options: o}
 	options := []nats.Option{
 		nats.Name(o.Name),
 		nats.CustomInboxPrefix(o.Role.inboxPrefix()),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied.note(err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			denied.note(err)
+			trouble.note(err)
+		}),
 		nats.MaxReconnects(-1),
 		// Credentials that are refused twice may be accepted again after a rotation.
 		nats.IgnoreAuthErrorAbort(),
@@ -194,7 +218,9 @@ func connectOptions(ctx context.Context, o Options, denied *denials) []nats.Opti
 				o.OnDisconnect(err)
 			}
 		}),
+		nats.ConnectHandler(func(*nats.Conn) { trouble.over() }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
+			trouble.over()
 			if o.OnReconnect != nil {
 				o.OnReconnect(RedactURL(nc.ConnectedUrl()))
 			}
@@ -204,9 +230,13 @@ func connectOptions(ctx context.Context, o Options, denied *denials) []nats.Opti
 		options = append(options, nats.Timeout(time.Until(deadline)))
 	}
 	if o.InProcess != nil {
-		options = append(options, nats.InProcessServer(o.InProcess))
+		return append(options, nats.InProcessServer(o.InProcess)), nil
 	}
-	return options
+	identity, err := o.identity(trouble)
+	if err != nil {
+		return nil, err
+	}
+	return append(options, slices.Concat(identity, o.encryption(trouble))...), nil
 }
 
 var versionPattern = regexp.MustCompile(`^v?([0-9]{1,4})\.([0-9]{1,4})`)

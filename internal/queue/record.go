@@ -47,7 +47,7 @@ func (c *Conn) Record(ctx context.Context, o Outcome) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, fmt.Errorf("encode outcome: %w", err)
 	}
-	err = c.store(ctx, streamOutcomes, outcomeSubject(o.Batch, o.ID, o.Gen), data)
+	err = c.store(ctx, c.names.outcomes, c.names.outcomeSubject(o.Batch, o.ID, o.Gen), data)
 	if !isStoreFailed(err) {
 		if err != nil {
 			return Outcome{}, fmt.Errorf("record outcome of %s: %w", o.ID, err)
@@ -67,7 +67,7 @@ func (c *Conn) Record(ctx context.Context, o Outcome) (Outcome, error) {
 // Outcome reads the outcome of a request's generation, or ErrNone.
 func (c *Conn) Outcome(ctx context.Context, batch, id string, gen int) (Outcome, error) {
 	var o Outcome
-	if err := c.load(ctx, streamOutcomes, outcomeSubject(batch, id, gen), &o); err != nil {
+	if err := c.load(ctx, c.names.outcomes, c.names.outcomeSubject(batch, id, gen), &o); err != nil {
 		return Outcome{}, err
 	}
 	if o.Batch != batch || o.ID != id || o.Gen != gen {
@@ -85,7 +85,7 @@ func (c *Conn) Bury(ctx context.Context, letter DeadLetter) error {
 		return fmt.Errorf("encode dead letter: %w", err)
 	}
 	r := letter.Request
-	err = c.store(ctx, streamDead, deadSubject(r.Batch, r.ID, r.Gen), data)
+	err = c.store(ctx, c.names.dead, c.names.deadSubject(r.Batch, r.ID, r.Gen), data)
 	if isStoreFailed(err) {
 		_, readErr := patiently(ctx, func() (DeadLetter, error) { return c.DeadLetter(ctx, r.Batch, r.ID, r.Gen) })
 		if readErr == nil || errors.Is(readErr, ErrUnreadable) {
@@ -105,7 +105,7 @@ func (c *Conn) Bury(ctx context.Context, letter DeadLetter) error {
 // DeadLetter reads the dead letter of a request's generation, or ErrNone.
 func (c *Conn) DeadLetter(ctx context.Context, batch, id string, gen int) (DeadLetter, error) {
 	var letter DeadLetter
-	if err := c.load(ctx, streamDead, deadSubject(batch, id, gen), &letter); err != nil {
+	if err := c.load(ctx, c.names.dead, c.names.deadSubject(batch, id, gen), &letter); err != nil {
 		return DeadLetter{}, err
 	}
 	if r := letter.Request; r.Batch != batch || r.ID != id || r.Gen != gen {
@@ -120,12 +120,12 @@ func (c *Conn) DeadLetters(ctx context.Context, batch string, each func(DeadLett
 	if !ValidName(batch) {
 		return fmt.Errorf("read the dead letters of batch %q: it is not a name", batch)
 	}
-	return c.scan(ctx, streamDead, "sign.dead."+batch+".>", func(msg *nats.Msg) error {
+	return c.scan(ctx, c.names.dead, c.names.letter+batch+".>", func(msg *nats.Msg) error {
 		var letter DeadLetter
 		if forged(msg.Header) || decode(msg.Data, &letter) != nil {
 			return nil
 		}
-		if r := letter.Request; r.Batch != batch || msg.Subject != deadSubject(batch, r.ID, r.Gen) {
+		if r := letter.Request; r.Batch != batch || msg.Subject != c.names.deadSubject(batch, r.ID, r.Gen) {
 			return nil
 		}
 		return each(letter)

@@ -46,7 +46,7 @@ func (c *Conn) NoteRetry(ctx context.Context, n RetryNote) error {
 			return fmt.Errorf("encode note of a retry: %w", err)
 		}
 		key := retryKey(n.Batch, strconv.Itoa(n.Gen)) + "." + strings.ToLower(rand.Text())
-		if _, err := c.bucket(bucketBatches).create(ctx, key, data, 0); err != nil {
+		if _, err := c.bucket(c.names.batches).create(ctx, key, data, 0); err != nil {
 			return fmt.Errorf("note the retry of batch %s: %w", n.Batch, err)
 		}
 	}
@@ -58,7 +58,7 @@ func retryKey(batch, gen string) string { return batch + ".retry." + gen }
 // RetryNotes calls each for every note of a batch. One that cannot be read is
 // left out.
 func (c *Conn) RetryNotes(ctx context.Context, batch string, each func(RetryNote) error) error {
-	return scanBucket(ctx, c, bucketBatches, retryKey(batch, "*")+".*", func(key string, n RetryNote) error {
+	return scanBucket(ctx, c, c.names.batches, retryKey(batch, "*")+".*", func(key string, n RetryNote) error {
 		if n.Batch != batch || !strings.HasPrefix(key, retryKey(batch, strconv.Itoa(n.Gen))+".") {
 			return nil // under somebody else's name
 		}

@@ -117,7 +117,7 @@ func (f *follower) open(ctx context.Context) error {
 	if f.told > 0 {
 		stream, err := f.conn.js.Stream(ctx, f.stream)
 		if err != nil {
-			return missing(err)
+			return f.conn.missing(err)
 		}
 		if stream.CachedInfo().State.LastSeq < f.told {
 			f.told = 0 // the server has lost some: its numbers are given anew

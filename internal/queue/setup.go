@@ -39,6 +39,16 @@ func (e *ConflictError) Error() string {
 // strangersRemedy is for a stream that this queue would never have made so.
 const strangersRemedy = "it was made by something else: move it away, or use another NATS account"
 
+// overlapRemedy is for a stream whose subjects another one has: those of a bucket
+// follow from its name.
+func overlapRemedy(stream string) string {
+	option := "subject-prefix"
+	if strings.HasPrefix(stream, "KV_") {
+		option = "stream-prefix"
+	}
+	return fmt.Sprintf("choose another %s, move that stream away, or use another NATS account", option)
+}
+
 // Change is something that Setup did.
 type Change struct {
 	Name string `json:"name"` // as "stream SIGN_REQUESTS"
@@ -96,7 +106,7 @@ func (c *Conn) Ensure(ctx context.Context) error {
 // not make them.
 func unlessDenied(err error) error {
 	var denied *DeniedError
-	if errors.As(err, &denied) && strings.Contains(denied.Subject, ".CREATE.") {
+	if errors.As(err, &denied) && strings.HasPrefix(denied.Subject, "$JS.API.") && strings.Contains(denied.Subject, ".CREATE.") {
 		return fmt.Errorf("%w (%w)", ErrNotSetUp, denied)
 	}
 	return err
@@ -156,7 +166,7 @@ func (c *Conn) makeStream(ctx context.Context, want jetstream.StreamConfig) erro
 		return nil
 	case errors.As(err, &api) && api.ErrorCode == codeSubjectsOverlap:
 		return &ConflictError{
-			Stream: want.Name, Remedy: strangersRemedy,
+			Stream: want.Name, Remedy: overlapRemedy(want.Name),
 			Difference: fmt.Sprintf("another stream takes the subjects %v", want.Subjects),
 		}
 	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
@@ -218,7 +228,11 @@ func conflict(have, want jetstream.StreamConfig) error {
 	if d == "" {
 		return nil
 	}
-	return &ConflictError{Stream: want.Name, Difference: d, Remedy: strangersRemedy}
+	remedy := strangersRemedy
+	if !slices.Equal(have.Subjects, want.Subjects) {
+		remedy = "give the subject-prefix that it was made with, choose another stream-prefix, or use another NATS account"
+	}
+	return &ConflictError{Stream: want.Name, Difference: d, Remedy: remedy}
 }
 
 func difference(have, want jetstream.StreamConfig) string {
@@ -256,14 +270,14 @@ func difference(have, want jetstream.StreamConfig) string {
 func (c *Conn) checkPartitions(ctx context.Context) error {
 	have, err := c.servedPartitions(ctx)
 	if err != nil {
-		return fmt.Errorf("set up the partitions of %s: %w", streamRequests, err)
+		return fmt.Errorf("set up the partitions of %s: %w", c.names.requests, err)
 	}
 	if len(have) == 0 || have[len(have)-1] < c.options.Partitions {
 		return nil
 	}
 	n := have[len(have)-1] + 1
 	return &ConflictError{
-		Stream:     streamRequests,
+		Stream:     c.names.requests,
 		Difference: fmt.Sprintf("it has %d partitions, and %d are asked for", n, c.options.Partitions),
 		Remedy:     fmt.Sprintf("ask for %d (partitions), or delete the consumers from %s on once they are empty", n, bulkConsumer(c.options.Partitions)),
 	}
@@ -280,7 +294,7 @@ func (c *Conn) setupConsumer(ctx context.Context, want jetstream.ConsumerConfig)
 	}
 	if have.FilterSubject != want.FilterSubject || have.AckPolicy != want.AckPolicy {
 		return nil, &ConflictError{
-			Stream: streamRequests, Remedy: "delete that consumer, and set up again",
+			Stream: c.names.requests, Remedy: "delete that consumer, and set up again",
 			Difference: fmt.Sprintf("its consumer %s takes %s with ack policy %s, not %s with %s", want.Durable, have.FilterSubject, have.AckPolicy, want.FilterSubject, want.AckPolicy),
 		}
 	}
@@ -296,9 +310,9 @@ func (c *Conn) setupConsumer(ctx context.Context, want jetstream.ConsumerConfig)
 
 func (c *Conn) consumerConfig(ctx context.Context, name string) (jetstream.ConsumerConfig, error) {
 	return insist(ctx, c, func() (jetstream.ConsumerConfig, error) {
-		ctx, done := c.command(ctx, answerPatience, "$JS.API.CONSUMER.INFO."+streamRequests+"."+name)
+		ctx, done := c.command(ctx, answerPatience, "$JS.API.CONSUMER.INFO."+c.names.requests+"."+name)
 		defer done()
-		consumer, err := c.js.Consumer(ctx, streamRequests, name)
+		consumer, err := c.js.Consumer(ctx, c.names.requests, name)
 		if err != nil {
 			return jetstream.ConsumerConfig{}, fmt.Errorf("look at consumer %s: %w", name, refused(ctx, err))
 		}
@@ -307,10 +321,10 @@ func (c *Conn) consumerConfig(ctx context.Context, name string) (jetstream.Consu
 }
 
 func (c *Conn) makeConsumer(ctx context.Context, want jetstream.ConsumerConfig) error {
-	ctx, done := c.command(ctx, outagePatience, "$JS.API.CONSUMER.CREATE."+streamRequests+"."+want.Durable+"."+want.FilterSubject)
+	ctx, done := c.command(ctx, outagePatience, "$JS.API.CONSUMER.CREATE."+c.names.requests+"."+want.Durable+"."+want.FilterSubject)
 	defer done()
-	if _, err := c.js.CreateOrUpdateConsumer(ctx, streamRequests, want); err != nil {
-		return fmt.Errorf("set up consumer %s of %s: %w", want.Durable, streamRequests, refused(ctx, err))
+	if _, err := c.js.CreateOrUpdateConsumer(ctx, c.names.requests, want); err != nil {
+		return fmt.Errorf("set up consumer %s of %s: %w", want.Durable, c.names.requests, refused(ctx, err))
 	}
 	return nil
 }

@@ -24,11 +24,12 @@ func (o Options) streams() []jetstream.StreamConfig {
 	// Keys and marks of removal with a life of their own need a bucket that keeps
 	// marks of the ends it brings about itself.
 	const endless, mortal = false, true
+	n := o.names()
 	return []jetstream.StreamConfig{
 		{
-			Name:        streamRequests,
+			Name:        n.requests,
 			Description: "images to sign",
-			Subjects:    []string{"sign.request.>"},
+			Subjects:    []string{n.request + ">"},
 			Storage:     jetstream.FileStorage,
 			Replicas:    o.Replicas,
 			Retention:   jetstream.WorkQueuePolicy,
@@ -36,13 +37,13 @@ func (o Options) streams() []jetstream.StreamConfig {
 			MaxBytes:    o.RequestBytes,
 			Duplicates:  o.DuplicateWindow,
 		},
-		o.records(streamOutcomes, "sign.outcome.>", "the one outcome of each request"),
-		o.records(streamDead, "sign.dead.>", "requests that could not be signed, and why"),
-		o.bucket(bucketBatches, "submissions", o.Retention, endless),
-		o.ledger(mortal),
-		o.bucket(bucketLocks, "who is writing an attachment", 0, mortal),
-		o.bucket(bucketWorkers, "live workers", workersAge, mortal),
-		o.bucket(bucketControl, "what an operator has paused", 0, mortal),
+		o.records(n.outcomes, n.outcome+">", "the one outcome of each request"),
+		o.records(n.dead, n.letter+">", "requests that could not be signed, and why"),
+		o.bucket(n.batches, "submissions", o.Retention, endless),
+		o.ledger(n.ledger, mortal),
+		o.bucket(n.locks, "who is writing an attachment", 0, mortal),
+		o.bucket(n.workers, "live workers", workersAge, mortal),
+		o.bucket(n.control, "what an operator has paused", 0, mortal),
 	}
 }
 
@@ -68,8 +69,8 @@ func (o Options) records(name, subjects, description string) jetstream.StreamCon
 
 // ledger is the bucket of the ledger. Each request may have an entry, which is not
 // longer than the request: it is never full before the requests are.
-func (o Options) ledger(mortal bool) jetstream.StreamConfig {
-	config := o.bucket(bucketLedger, "attempts and deaths", o.LedgerAge, mortal)
+func (o Options) ledger(name string, mortal bool) jetstream.StreamConfig {
+	config := o.bucket(name, "attempts and deaths", o.LedgerAge, mortal)
 	if config.MaxBytes > 0 && config.MaxBytes < o.RequestBytes || o.RequestBytes < 0 {
 		config.MaxBytes = o.RequestBytes
 	}
@@ -123,9 +124,10 @@ func (o Options) consumers() []jetstream.ConsumerConfig {
 			MaxDeliver: -1,
 		}
 	}
+	n := o.names()
 	consumers := make([]jetstream.ConsumerConfig, 0, o.Partitions+1)
 	for p := range o.Partitions {
-		consumers = append(consumers, consumer(bulkConsumer(p), "sign.request.bulk."+partitionName(p)+".*"))
+		consumers = append(consumers, consumer(bulkConsumer(p), n.bulk+partitionName(p)+".*"))
 	}
-	return append(consumers, consumer(eventConsumer, "sign.request.event.*.*"))
+	return append(consumers, consumer(eventConsumer, n.event+"*.*"))
 }

@@ -47,11 +47,22 @@ func TestMain(m *testing.M) {
 type fleet struct {
 	t        *testing.T
 	url      func(role string) string
-	dir      string // of the binaries
+	more     func(role string) []string // of the environment; nil for none
+	dir      string                     // of the binaries
 	home     string
 	registry *peers.Registry
 	pusher   *peers.Pusher
 	key      peers.KeyPair
+	started  []*peers.Program
+}
+
+// outputs are what the programs have written so far.
+func (f *fleet) outputs() []string {
+	var outputs []string
+	for _, p := range f.started {
+		outputs = append(outputs, p.Output())
+	}
+	return outputs
 }
 
 func newFleet(t *testing.T, url func(role string) string) *fleet {
@@ -89,11 +100,13 @@ func (f *fleet) list(name string, lines ...string) string {
 // start starts a program with the credentials of a role.
 func (f *fleet) start(role, program string, args ...string) *peers.Program {
 	f.t.Helper()
-	p, err := peers.StartProgram(f.t.Context(), peers.Command{
-		Path: filepath.Join(f.dir, program), Args: args, Dir: f.home,
-		Env: []string{"HOME=" + f.home, "PATH=" + os.Getenv("PATH"), "SIGNFLEET_NATS_URL=" + f.url(role)},
-	})
+	env := []string{"HOME=" + f.home, "PATH=" + os.Getenv("PATH"), "SIGNFLEET_NATS_URL=" + f.url(role)}
+	if f.more != nil {
+		env = append(env, f.more(role)...)
+	}
+	p, err := peers.StartProgram(f.t.Context(), peers.Command{Path: filepath.Join(f.dir, program), Args: args, Dir: f.home, Env: env})
 	require.NoError(f.t, err)
+	f.started = append(f.started, p)
 	f.t.Cleanup(func() {
 		require.NoError(f.t, p.Kill())
 		if f.t.Failed() {

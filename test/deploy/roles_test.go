@@ -12,6 +12,32 @@ import (
 // fence is a subject that no role may publish to.
 const fence = "fence"
 
+// operatorsOwn is what the operator alone may do: to lay out streams and consumers,
+// to take away what is in them, and to pause.
+var operatorsOwn = layingOut()
+
+func layingOut() []string {
+	subjects := []string{
+		"$KV.SIGN_CONTROL.lane.bulk", "$KV.SIGN_CONTROL.lane.event", "$KV.SIGN_CONTROL.host.h",
+		"$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.TEMPLATE.CREATE.t", "$JS.API.ACCOUNT.PURGE.SIGNFLEET",
+		"$JS.API.CONSUMER.CREATE.SIGN_REQUESTS", "$JS.API.CONSUMER.CREATE.SIGN_REQUESTS.c", "$JS.API.CONSUMER.CREATE.SIGN_REQUESTS.c.sign.request.event.>",
+		"$JS.API.CONSUMER.DURABLE.CREATE.SIGN_REQUESTS.event", "$JS.API.CONSUMER.DELETE.SIGN_REQUESTS.event", "$JS.API.CONSUMER.PAUSE.SIGN_REQUESTS.event",
+		"$JS.API.CONSUMER.UNPIN.SIGN_REQUESTS.event", "$JS.API.CONSUMER.LEADER.STEPDOWN.SIGN_REQUESTS.event",
+		"$JS.API.DIRECT.GET.SIGN_REQUESTS", "$JS.API.STREAM.MSG.GET.SIGN_REQUESTS", "$JS.API.META.LEADER.STEPDOWN",
+		"$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.SIGNFLEET.CONNZ",
+	}
+	for _, stream := range []string{
+		"SIGN_REQUESTS", "SIGN_OUTCOMES", "SIGN_DEAD", "KV_SIGN_BATCHES", "KV_SIGN_LEDGER", "KV_SIGN_LOCKS", "KV_SIGN_WORKERS", "KV_SIGN_CONTROL", "ELSE",
+	} {
+		for _, what := range []string{
+			"CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE",
+		} {
+			subjects = append(subjects, "$JS.API.STREAM."+what+"."+stream)
+		}
+	}
+	return subjects
+}
+
 // TestRolesMayNoMore tries, role by role, what others may.
 func TestRolesMayNoMore(t *testing.T) {
 	t.Parallel()
@@ -56,6 +82,9 @@ func TestRolesMayNoMore(t *testing.T) {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel()
 			c := connect(t, s, role)
+			if role != "operator" {
+				subjects = append(subjects, operatorsOwn...)
+			}
 			for _, subject := range subjects {
 				require.True(t, c.refusesPublish(subject), subject)
 			}

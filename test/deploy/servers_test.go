@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -49,13 +51,22 @@ type natsProcess struct {
 // the files ask for in its environment.
 func launch(t *testing.T, file string, env []string, more ...string) natsProcess {
 	t.Helper()
+	return launchIn(t, shipped, file, env, more...)
+}
+
+// shipped is where the configurations are.
+const shipped = "../../deploy/nats"
+
+// launchIn is launch for a directory with a copy of deploy/nats.
+func launchIn(t *testing.T, dir, file string, env []string, more ...string) natsProcess {
+	t.Helper()
 	path, err := build.Pinned(t.Context(), "nats-server")
 	require.NoError(t, err)
 	env = append(env, "SIGNFLEET_NATS_STORE="+t.TempDir())
 	for _, role := range roles {
 		env = append(env, "SIGNFLEET_"+strings.ToUpper(role)+"_PASSWORD="+serverPassword(t, role))
 	}
-	args := append([]string{"--config", "../../deploy/nats/" + file, "--addr", "127.0.0.1", "--port", "-1", "--http_port", "-1"}, more...)
+	args := append([]string{"--config", filepath.Join(dir, file), "--addr", "127.0.0.1", "--port", "-1", "--http_port", "-1"}, more...)
 	program, err := peers.StartProgram(t.Context(), peers.Command{Path: path, Args: args, Env: env})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -66,6 +77,18 @@ func launch(t *testing.T, file string, env []string, more ...string) natsProcess
 		}
 	})
 	return natsProcess{program}
+}
+
+// changed is a copy of deploy/nats with one file of another content.
+func changed(t *testing.T, file string, change func(string) string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(shipped)))
+	path := filepath.Join(dir, file)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, []byte(change(string(text))), 0o600))
+	return dir
 }
 
 // serverPassword is what the server is told of a role's password: of the worker's
