@@ -13,7 +13,7 @@ import (
 // submitToFleet hands the list to the workers behind a NATS server and follows
 // what becomes of it. When interrupted it leaves everything to them.
 func submitToFleet(ctx context.Context, s *settings, std streams) error {
-	conn, err := connect(ctx, s.NATS.Connect(s.NATSURL, queue.Options{Role: queue.RoleSubmitter}), s.log)
+	conn, err := connect(ctx, s.NATS.Connect(s.NATSURL, queue.Options{Role: queue.RoleSubmitter, Meters: s.reports.Meters, Tracers: s.reports.Spans()}), s.log)
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}

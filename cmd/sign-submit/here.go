@@ -15,13 +15,14 @@ import (
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/queue/embedded"
 	"github.com/signfleet/signfleet/internal/submit"
+	"github.com/signfleet/signfleet/internal/telemetry"
 	"github.com/signfleet/signfleet/internal/worker"
 )
 
 // signHere signs the list in this process: with the queue and the worker loop
 // of a fleet, both of which live in the submission's own directory.
 func signHere(ctx context.Context, s *settings, std streams) error {
-	st, limits, err := stationHere(ctx, s.Signing, s.source, s.log, std)
+	st, limits, err := stationHere(ctx, s.Signing, s.source, s.reports, s.log, std)
 	if err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 	if err := unmarkFinished(dir); err != nil {
 		return err
 	}
-	conn, err := server.Connect(ctx, queue.Options{Name: limits.Name})
+	conn, err := server.Connect(ctx, queue.Options{Name: limits.Name, Meters: s.reports.Meters, Tracers: s.reports.Spans()})
 	if err != nil {
 		return err
 	}
@@ -68,13 +69,13 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 }
 
 // stationHere opens the keys, and says how much is signed at once.
-func stationHere(ctx context.Context, signing config.Signing, source *config.Source, log *zap.Logger, std streams) (*station.Station, worker.Options, error) {
+func stationHere(ctx context.Context, signing config.Signing, source *config.Source, reports *telemetry.Telemetry, log *zap.Logger, std streams) (*station.Station, worker.Options, error) {
 	limits := station.Limits(signing, config.WorkerName())
 	limits.EventJobs, limits.Heartbeat = 0, embeddedHeartbeat
 	if err := limits.Validate(); err != nil {
 		return nil, limits, program.UsageError{Err: err}
 	}
-	st, err := station.New(ctx, station.Config{Settings: signing, Source: source, Stdin: std.in, Prompt: std.err, Log: log})
+	st, err := station.New(ctx, station.Config{Settings: signing, Source: source, Stdin: std.in, Prompt: std.err, Log: log, Telemetry: reports})
 	if err != nil {
 		return nil, limits, program.UsageError{Err: err}
 	}

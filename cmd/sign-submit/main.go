@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"os"
 
@@ -80,10 +81,12 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 				return err
 			}
 			defer s.cleanup() //nolint:errcheck // a file without a name, and at its end
-			if s.NATSURL != "" {
-				return submitToFleet(cmd.Context(), s, std)
-			}
-			return signHere(cmd.Context(), s, std)
+			return traced(cmd.Context(), s, func(ctx context.Context) error {
+				if s.NATSURL != "" {
+					return submitToFleet(ctx, s, std)
+				}
+				return signHere(ctx, s, std)
+			})
 		},
 	}
 	defineFlags(command.Flags())

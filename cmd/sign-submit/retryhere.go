@@ -22,7 +22,7 @@ type bench struct {
 
 // signAgain signs in this process what failed.
 func (r *retrySettings) signAgain(ctx context.Context, ids []string, std streams) error {
-	st, limits, err := stationHere(ctx, r.Signing, r.source, r.asking.log, std)
+	st, limits, err := stationHere(ctx, r.Signing, r.source, nil, r.asking.log, std)
 	if err != nil {
 		return err
 	}

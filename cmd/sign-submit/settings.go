@@ -36,9 +36,10 @@ type settings struct {
 	Detach         bool     `mapstructure:"detach"`
 	Output         string   `mapstructure:"output"`
 
-	source *config.Source
-	log    *zap.Logger
-	list   io.ReaderAt // a copy of the list that nobody else can change
+	source  *config.Source
+	log     *zap.Logger
+	list    io.ReaderAt // a copy of the list that nobody else can change
+	reports *telemetry.Telemetry
 }
 
 // defaultMaxWait is shorter than the daemon's: somebody waits for the end.

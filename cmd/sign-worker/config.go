@@ -90,7 +90,7 @@ func (s *settings) check() error {
 	url := cmp.Or(s.NATSURL, "nats://somewhere") // it may be said elsewhere
 	_, errQueue := queueOptions(s.Queue, s.NATS, url)
 	list, _ := s.source.Rules() // what cannot be read of them is told by itself
-	return errors.Join(s.Validate(), s.limits().Validate(), s.checkIntervals(), errQueue, s.CheckRules(list))
+	return errors.Join(s.Signing.Validate(), s.limits().Validate(), s.checkOwn(), errQueue, s.CheckRules(list))
 }
 
 // printConfig prints the settings.

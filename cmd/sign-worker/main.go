@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/signfleet/signfleet/cmd/internal/program"
 	"github.com/signfleet/signfleet/cmd/internal/station"
@@ -55,7 +55,7 @@ func execute(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		},
 	}
 	defineFlags(command.Flags())
-	command.AddCommand(setupCommand(stdout, stderr), configCommand(stdout))
+	command.AddCommand(setupCommand(stdout, stderr), configCommand(stdout), healthCommand(stdout))
 	return program.Run(command, args, stdout, stderr)
 }
 
@@ -64,15 +64,17 @@ const programName = "sign-worker"
 
 // settings are those of a station and of its place in the queue.
 type settings struct {
-	config.Signing `mapstructure:",squash"`
-	config.Queue   `mapstructure:",squash"`
-	EventJobs      int           `mapstructure:"event-jobs"`
-	Heartbeat      time.Duration `mapstructure:"heartbeat"`
-	LockTTL        time.Duration `mapstructure:"lock-ttl"`
-	ReloadInterval time.Duration `mapstructure:"reload-interval"`
+	config.Signing   `mapstructure:",squash"`
+	config.Queue     `mapstructure:",squash"`
+	config.Telemetry `mapstructure:",squash"`
+	EventJobs        int           `mapstructure:"event-jobs"`
+	Heartbeat        time.Duration `mapstructure:"heartbeat"`
+	LockTTL          time.Duration `mapstructure:"lock-ttl"`
+	ReloadInterval   time.Duration `mapstructure:"reload-interval"`
 
 	source *config.Source
 	log    *zap.Logger
+	level  zap.AtomicLevel // of log
 	queue  queue.Options
 }
 
@@ -80,6 +82,7 @@ func defineFlags(flags *pflag.FlagSet) {
 	d := worker.DefaultOptions()
 	config.SigningFlags(flags, station.Defaults(d.MaxWait))
 	config.QueueFlags(flags)
+	config.TelemetryFlags(flags)
 	flags.Int("event-jobs", -1, "images of the event lane signed at once, beside --jobs; -1 means a quarter of --jobs")
 	flags.Duration("heartbeat", d.Heartbeat, "how often the server is told that an image is in work; at most half of the ack wait")
 	flags.Duration("lock-ttl", 60*time.Second, "how long the lock of a worker that died delays the others")
@@ -96,7 +99,12 @@ func readSettings(flags *pflag.FlagSet, stderr io.Writer) (*settings, error) {
 	if err != nil {
 		return nil, program.UsageError{Err: err}
 	}
-	s.log = telemetry.NewLogger(stderr, telemetry.LogOptions{Debug: s.Debug, JSON: true})
+	json, err := telemetry.ParseFormat(s.LogFormat, stderr)
+	if err != nil {
+		return nil, program.UsageError{Err: err}
+	}
+	s.level = zap.NewAtomicLevelAt(s.logLevel())
+	s.log = telemetry.NewLogger(stderr, telemetry.LogOptions{Level: s.level, JSON: json, Sampled: true, Whole: worker.ImageLogger})
 	if s.source.File != "" {
 		s.log.Info("configuration read", zap.String("file", s.source.File))
 	}
@@ -117,14 +125,32 @@ func parseSettings(flags *pflag.FlagSet, file string) (*settings, error) {
 	if err := source.Into(s); err != nil {
 		return nil, err
 	}
-	if err := s.checkIntervals(); err != nil {
+	if err := s.checkOwn(); err != nil {
 		return nil, err
 	}
 	return s, s.limits().Validate()
 }
 
-// checkIntervals names an interval of this program's own that cannot be obeyed.
-func (s *settings) checkIntervals() error {
+// logLevel is the least that is logged.
+func (s *settings) logLevel() zapcore.Level {
+	if s.Debug {
+		return zap.DebugLevel
+	}
+	level, _ := telemetry.ParseLevel(s.LogLevel) // it was checked
+	return level
+}
+
+// checkOwn names a setting of this program's own that cannot be obeyed.
+func (s *settings) checkOwn() error {
+	if _, err := telemetry.ParseLevel(s.LogLevel); err != nil {
+		return err
+	}
+	if _, err := telemetry.ParseFormat(s.LogFormat, io.Discard); err != nil {
+		return err
+	}
+	if err := s.Telemetry.Validate(); err != nil {
+		return err
+	}
 	switch {
 	case s.LockTTL == 0:
 		return errors.New("lock-ttl: 0 is too little") // the room would take it for its default
@@ -177,12 +203,22 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 	}
 	reloads := newReloader(flags, s)
 	defer reloads.stop()
-	st, err := station.New(ctx, station.Config{Settings: s.Signing, Source: s.source, Stdin: stdin, Prompt: stderr, Log: s.log})
+	limits := s.limits()
+	reports, err := telemetry.Start(ctx, telemetry.Options{
+		Service: programName, Version: station.Version(), Instance: limits.Name, Prometheus: s.Listen != "", Log: s.log,
+	})
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	defer sendRest(ctx, reports, s.log)
+	st, err := station.New(ctx, station.Config{
+		Settings: s.Signing, Source: s.source, Stdin: stdin, Prompt: stderr, Log: s.log, Telemetry: reports,
+	})
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
 	defer st.Close()
-	limits := s.limits()
+	s.queue.Meters, s.queue.Tracers = reports.Meters, reports.Spans()
 	conn, err := connect(ctx, s, limits.Name)
 	if err != nil {
 		return err
@@ -192,15 +228,18 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
+	health, err := listen(ctx, s, reports, st, conn)
+	if err != nil {
+		return program.UsageError{Err: err}
+	}
+	defer health.Close()
 	s.log.Info("serving", zap.String("worker", limits.Name), zap.Strings("keys", st.Fingerprints()),
 		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.Int("partitions", conn.Partitions()), zap.String("version", station.Version()))
-	reloads.apply = func(ctx context.Context, next *settings) error { return st.Reload(ctx, next.Signing, next.source) }
-	reloads.tell = func(bool) {}
-	var beside sync.WaitGroup
-	defer beside.Wait()
-	reloading, stopReloading := context.WithCancel(ctx)
+	stopReloading, err := reloads.start(ctx, s, st, reports)
+	if err != nil {
+		return err
+	}
 	defer stopReloading()
-	beside.Go(func() { reloads.run(reloading, s.ReloadInterval) })
 	return run(ctx, w, limits.ShutdownGrace, s.log)
 }
 

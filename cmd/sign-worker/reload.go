@@ -6,14 +6,19 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
+	"github.com/signfleet/signfleet/cmd/internal/station"
 	"github.com/signfleet/signfleet/internal/config"
 	"github.com/signfleet/signfleet/internal/policy"
+	"github.com/signfleet/signfleet/internal/telemetry"
 )
 
 // reloader gives a running worker the settings that have changed since it
@@ -50,6 +55,41 @@ func newReloader(flags *pflag.FlagSet, s *settings) *reloader {
 
 // stop gives SIGHUP its usual meaning back.
 func (r *reloader) stop() { signal.Stop(r.hangups) }
+
+// start begins to reload what st signs with and what is logged, and counts how
+// that goes.
+func (r *reloader) start(ctx context.Context, s *settings, st *station.Station, reports *telemetry.Telemetry) (stop func(), err error) {
+	reloads, err := reports.Meters.Meter("github.com/signfleet/signfleet/cmd/sign-worker").Int64Counter("signfleet.reloads",
+		metric.WithUnit("{reload}"), metric.WithDescription("Times that the settings were read anew, by result."))
+	if err != nil {
+		return nil, err
+	}
+	success := metric.WithAttributes(attribute.String("result", "success"))
+	failure := metric.WithAttributes(attribute.String("result", "failure"))
+	reloads.Add(ctx, 0, success)
+	reloads.Add(ctx, 0, failure)
+	r.tell = func(ok bool) {
+		if ok {
+			reloads.Add(ctx, 1, success)
+			return
+		}
+		reloads.Add(ctx, 1, failure)
+	}
+	r.apply = func(ctx context.Context, next *settings) error {
+		if err := st.Reload(ctx, next.Signing, next.source); err != nil {
+			return err
+		}
+		s.level.SetLevel(next.logLevel())
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { r.run(ctx, s.ReloadInterval) })
+	return func() {
+		cancel()
+		running.Wait()
+	}, nil
+}
 
 // run reloads whenever that is asked for, until ctx ends. It looks at the files
 // every so often; never when that is 0.

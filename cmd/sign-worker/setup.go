@@ -55,17 +55,7 @@ type setupSettings struct {
 }
 
 func readSetupSettings(flags *pflag.FlagSet, stderr io.Writer) (*setupSettings, error) {
-	file, err := flags.GetString("config")
-	if err != nil {
-		return nil, err
-	}
-	// The file is that of the workers and has their settings too.
-	known := pflag.NewFlagSet("sign-worker", pflag.ContinueOnError)
-	known.AddFlagSet(flags)
-	workers := pflag.NewFlagSet("sign-worker", pflag.ContinueOnError)
-	defineFlags(workers)
-	known.AddFlagSet(workers)
-	source, err := config.Read(known, programName, file, config.RulesKey)
+	source, err := readWith(flags)
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +69,21 @@ func readSetupSettings(flags *pflag.FlagSet, stderr io.Writer) (*setupSettings, 
 	log := telemetry.NewLogger(stderr, telemetry.LogOptions{Debug: s.Debug})
 	log.Debug("configuration", zap.String("file", source.File))
 	return s, nil
+}
+
+// readWith reads the settings of a command beside the worker's own, which are in
+// the same file.
+func readWith(flags *pflag.FlagSet) (*config.Source, error) {
+	file, err := flags.GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	known := pflag.NewFlagSet(programName, pflag.ContinueOnError)
+	known.AddFlagSet(flags)
+	workers := pflag.NewFlagSet(programName, pflag.ContinueOnError)
+	defineFlags(workers)
+	known.AddFlagSet(workers)
+	return config.Read(known, programName, file, config.RulesKey)
 }
 
 // setup lays out the streams.

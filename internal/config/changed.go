@@ -13,7 +13,7 @@ var Reloadable = []string{
 	"sigstore-key", "sigstore-passphrase-file",
 	"format", "identity", "annotation", "record-creation-timestamp", "replace-key", "replace-pubkey",
 	"skip-index", "recursive", "immutable-fallback", "report-hidden", "confirm-writes",
-	"policy", "insecure-policy", "debug",
+	"policy", "insecure-policy", "debug", "log-level",
 }
 
 // Changed are the names of the settings whose values differ from those of another

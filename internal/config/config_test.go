@@ -30,6 +30,7 @@ func program(t *testing.T, args ...string) *pflag.FlagSet {
 	t.Helper()
 	flags := pflag.NewFlagSet("sign-worker", pflag.ContinueOnError)
 	config.SigningFlags(flags, config.Signing{Jobs: 4, Timeout: 10 * time.Minute, Attempts: 4, Backoff: time.Second, MaxWait: time.Hour, ShutdownGrace: 30 * time.Second})
+	config.TelemetryFlags(flags)
 	flags.StringSlice("arch", []string{"amd64", "arm64"}, "")
 	flags.Bool("help", false, "")
 	flags.Bool("version", false, "")

@@ -246,6 +246,9 @@ func (l *Lane) wait(ctx context.Context, free int) ([]*Delivery, error) {
 // pull claims requests from one consumer.
 func (l *Lane) pull(ctx context.Context, consumer string, request pullRequest) ([]*Delivery, error) {
 	msgs, err := l.conn.pull(ctx, l.conn.names.requests, consumer, request)
+	if len(msgs) > 0 {
+		l.conn.tell.fetched(ctx, len(msgs))
+	}
 	got := make([]*Delivery, 0, len(msgs))
 	for _, msg := range msgs {
 		d, bad := newDelivery(l.name, msg)

@@ -35,6 +35,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (*Lease, error) {
 		locks: l.conn.bucket(l.conn.names.locks), key: hashName(name),
 		value: l.owner + " " + rand.Text(), life: l.conn.options.LockTTL,
 	}
+	began := time.Now()
 	err := lease.take(ctx)
 	if errors.Is(err, errKeyExists) || passing(err) {
 		resume := deadline.Pause(ctx, deadline.Lock)
@@ -44,6 +45,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
+	l.conn.tell.locked(ctx, began)
 	lease.keepUp(ctx)
 	return lease, nil
 }

@@ -35,6 +35,7 @@ type Publisher struct {
 type pendingPublish struct {
 	seq    int
 	msg    *nats.Msg
+	end    func(error)            // of its span
 	future jetstream.PubAckFuture // nil once it has failed
 	err    error                  // of the last try
 }
@@ -52,12 +53,15 @@ func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("publish request %d: %w", r.Seq, context.Cause(ctx))
 	}
+	ctx, end := p.conn.tell.publishing(ctx, p.conn.names, r)
 	msg, err := p.conn.names.requestMessage(ctx, p.conn.names.bulkSubject(p.partition, r.Batch), r)
 	if err != nil {
+		end(err)
 		return fmt.Errorf("publish request %d: %w", r.Seq, err)
 	}
 	if len(p.pending) >= maxPending {
 		if err := p.settle(ctx, maxPending/2); err != nil {
+			end(err)
 			return err
 		}
 	}
@@ -65,19 +69,22 @@ func (p *Publisher) Publish(ctx context.Context, r Request) error {
 	// sends it again, unless that cannot help.
 	future, err := p.conn.js.PublishMsgAsync(msg)
 	if err = tooLarge(err); errors.Is(err, ErrTooLarge) {
+		end(err)
 		return fmt.Errorf("publish request %d: %w", r.Seq, err)
 	}
-	p.pending = append(p.pending, pendingPublish{seq: r.Seq, msg: msg, future: future, err: err})
+	p.pending = append(p.pending, pendingPublish{seq: r.Seq, msg: msg, end: end, future: future, err: err})
 	return nil
 }
 
 // PublishEvent puts one request into the event lane, on behalf of a source of
 // events, and returns when the server has accepted it. A request that is there
 // already, or was within the duplicate window, is not stored again.
-func (c *Conn) PublishEvent(ctx context.Context, source string, r Request) error {
+func (c *Conn) PublishEvent(ctx context.Context, source string, r Request) (err error) {
 	if !ValidName(source) {
 		return fmt.Errorf("publish an event: source %q is not a name", source)
 	}
+	ctx, end := c.tell.publishing(ctx, c.names, r)
+	defer func() { end(err) }()
 	msg, err := c.names.requestMessage(ctx, c.names.eventSubject(source, r.Batch), r)
 	if err != nil {
 		return fmt.Errorf("publish request %s: %w", r.ID, err)
@@ -91,6 +98,7 @@ func (c *Conn) PublishEvent(ctx context.Context, source string, r Request) error
 		}
 		return fmt.Errorf("publish request %s: %w", r.ID, err)
 	}
+	c.tell.published(ctx)
 	return nil
 }
 
@@ -127,9 +135,12 @@ func (p *Publisher) Accepted() int {
 func (p *Publisher) settle(ctx context.Context, n int) error {
 	for range n {
 		oldest := &p.pending[0]
-		if err := p.await(ctx, oldest); err != nil {
+		err := p.await(ctx, oldest)
+		oldest.end(err)
+		if err != nil {
 			return fmt.Errorf("publish request %d: %w", oldest.seq, err)
 		}
+		p.conn.tell.published(ctx)
 		p.mu.Lock()
 		p.acked = oldest.seq
 		p.mu.Unlock()

@@ -20,6 +20,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Options say which NATS server to use and how its streams are to be laid out.
@@ -92,6 +94,10 @@ type Options struct {
 	// InProcess connects without a network to a server in this process; URL is
 	// then not used.
 	InProcess nats.InProcessConnProvider
+	// Meters and Tracers count and trace what goes over the connection; nil ones
+	// nothing.
+	Meters  metric.MeterProvider
+	Tracers trace.TracerProvider
 	// OnDisconnect and OnReconnect, when set, are told about the connection:
 	// OnDisconnect also of what keeps it from being made again, once for each. They
 	// do not use it.
@@ -159,6 +165,8 @@ type Conn struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	denied  *denials
+	tell    *instruments
+	gauge   gauge
 }
 
 // Connect opens a connection. It fails when no server answers, or one that is
@@ -170,6 +178,10 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	o = o.withDefaults()
 	names := o.names()
 	denied := &denials{names: names}
+	tell, err := newInstruments(o, names)
+	if err != nil {
+		return nil, fmt.Errorf("queue metrics: %w", err)
+	}
 	options, err := connectOptions(ctx, o, denied)
 	if err != nil {
 		return nil, err
@@ -194,7 +206,9 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		nc.Close()
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
-	return &Conn{options: o, names: names, nc: nc, js: js, denied: denied}, nil
+	c := &Conn{options: o, names: names, nc: nc, js: js, denied: denied, tell: tell}
+	c.gauge.conn = c
+	return c, nil
 }
 
 func connectOptions(ctx context.Context, o Options, denied *denials) ([]nats.Option, error) {

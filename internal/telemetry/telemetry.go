@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/otlptranslator"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	prometheusexporter "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
@@ -29,6 +30,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+	"go.uber.org/zap"
 )
 
 // Options say what a program is, and which of its metrics are to be had where.
@@ -38,6 +40,9 @@ type Options struct {
 	Service, Version, Instance string
 	// Prometheus keeps the metrics for whoever comes and asks: see [Server].
 	Prometheus bool
+	// Log is told when something cannot be exported. OpenTelemetry has one place
+	// for that in a process, so the last telemetry that was started has it.
+	Log *zap.Logger
 }
 
 // Telemetry are the providers of a program's metrics and spans. Where nothing
@@ -59,6 +64,9 @@ const shutdownPatience = 5 * time.Second
 // (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/),
 // and without any of them nothing does.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
+	if o.Log != nil {
+		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Log.Warn("telemetry", zap.Error(err)) }))
+	}
 	t := &Telemetry{Meters: metricnoop.NewMeterProvider(), Tracers: tracenoop.NewTracerProvider()}
 	from, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(), resource.WithAttributes(o.attributes()...))
 	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
@@ -124,6 +132,15 @@ func (t *Telemetry) startTraces(ctx context.Context, from *resource.Resource) er
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(from))
 	t.Tracers, t.shutdown = provider, append(t.shutdown, provider.Shutdown)
 	return nil
+}
+
+// Spans are where spans go; nil where nobody asks for any, so that what is done
+// many times need not make them.
+func (t *Telemetry) Spans() trace.TracerProvider {
+	if _, wanted := t.Tracers.(*sdktrace.TracerProvider); !wanted {
+		return nil
+	}
+	return t.Tracers
 }
 
 // asked reports whether a variable of OpenTelemetry asks for the export of a

@@ -91,6 +91,7 @@ func (d *desk) equip(with sign.Options) error {
 		}
 		p := &d.places[i]
 		p.options.Registry, p.options.Locker, p.options.LockTTL, p.options.Log = with.Registry, with.Locker, with.LockTTL, with.Log
+		p.options.Meters, p.options.Tracers = with.Meters, with.Tracers
 		var err error
 		if p.signer, err = sign.New(p.options); err != nil {
 			return err

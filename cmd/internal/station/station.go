@@ -19,6 +19,7 @@ import (
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/registry"
 	"github.com/signfleet/signfleet/internal/sign"
+	"github.com/signfleet/signfleet/internal/telemetry"
 	"github.com/signfleet/signfleet/internal/worker"
 )
 
@@ -40,6 +41,8 @@ type Config struct {
 	Stdin    *os.File  // where a passphrase may be asked for
 	Prompt   io.Writer // where it is asked
 	Log      *zap.Logger
+	// Telemetry, when set, has what is done counted and traced.
+	Telemetry *telemetry.Telemetry
 }
 
 // Defaults are the settings of a station for which nothing is said. maxWait is
@@ -78,7 +81,11 @@ func New(ctx context.Context, c Config) (*Station, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := newClient(c.Settings.Registry(c.Source, "signfleet/"+Version(), c.Log))
+	access := c.Settings.Registry(c.Source, "signfleet/"+Version(), c.Log)
+	if c.Telemetry != nil {
+		access.Meters, access.Tracers = c.Telemetry.Meters, c.Telemetry.Spans()
+	}
+	client, err := newClient(access)
 	if err != nil {
 		return nil, fmt.Errorf("set up access to registries: %w", err)
 	}
@@ -139,6 +146,10 @@ func checkPolicy(s config.Signing, log *zap.Logger) error {
 // of the kind it is given.
 func (s *Station) Worker(conn *queue.Conn, o worker.Options, locks sign.Locker) (*worker.Worker, error) {
 	s.tools = sign.Options{Registry: s.Registry, Locker: locks, LockTTL: conn.LockTTL(), Log: s.config.Log}
+	if reports := s.config.Telemetry; reports != nil {
+		s.tools.Meters, s.tools.Tracers = reports.Meters, reports.Spans()
+		o.Meters, o.Tracers = reports.Meters, reports.Spans()
+	}
 	if err := s.desk.Load().equip(s.tools); err != nil {
 		return nil, err
 	}
