@@ -73,10 +73,10 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 		return nil, fmt.Errorf("telemetry: %w", err)
 	}
 	if err := t.startMetrics(ctx, o, from); err != nil {
-		return nil, errors.Join(fmt.Errorf("telemetry: metrics: %w", err), t.Shutdown(ctx))
+		return nil, errors.Join(fmt.Errorf("telemetry: metrics, as %s: %w", said("METRICS"), err), t.Shutdown(ctx))
 	}
 	if err := t.startTraces(ctx, from); err != nil {
-		return nil, errors.Join(fmt.Errorf("telemetry: traces: %w", err), t.Shutdown(ctx))
+		return nil, errors.Join(fmt.Errorf("telemetry: traces, as %s: %w", said("TRACES"), err), t.Shutdown(ctx))
 	}
 	return t, nil
 }
@@ -154,6 +154,12 @@ func asked(signal string) bool {
 		return exporter != "none"
 	}
 	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
+}
+
+// said is what the environment says of how a signal is exported.
+func said(signal string) string {
+	return fmt.Sprintf("OTEL_%s_EXPORTER=%q and OTEL_EXPORTER_OTLP_PROTOCOL=%q say", signal,
+		os.Getenv("OTEL_"+signal+"_EXPORTER"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"))
 }
 
 // Shutdown sends what is left, for a few seconds at most.
