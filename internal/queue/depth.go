@@ -127,7 +127,7 @@ func (c *Conn) Observe(meters metric.MeterProvider) error {
 	meter := meters.Meter(scope)
 	var errs [4]error
 	var connected, messages, pending, unacknowledged metric.Int64ObservableGauge
-	connected, errs[0] = meter.Int64ObservableGauge("signfleet.queue.connected", metric.WithUnit("1"),
+	connected, errs[0] = meter.Int64ObservableGauge("signfleet.queue.connected",
 		metric.WithDescription("1 while there is a connection to the NATS server."))
 	messages, errs[1] = meter.Int64ObservableGauge("signfleet.stream.messages", metric.WithUnit("{message}"),
 		metric.WithDescription("Messages in the streams of the fleet."))

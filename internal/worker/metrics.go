@@ -74,7 +74,7 @@ func newInstruments(meters metric.MeterProvider, tracers trace.TracerProvider) (
 		tracer:       tracers.Tracer(scope),
 	}
 	var err error
-	i.draining, err = meter.Int64Gauge("signfleet.draining", metric.WithUnit("1"), metric.WithDescription("1 once the worker finishes what it has and takes no more."))
+	i.draining, err = meter.Int64Gauge("signfleet.draining", metric.WithDescription("1 once the worker finishes what it has and takes no more."))
 	return i, errors.Join(append(errs, err)...)
 }
 
