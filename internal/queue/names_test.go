@@ -34,6 +34,7 @@ func requireApart(t *testing.T, fleet, other *queue.Conn) {
 	ctx := within(t)
 	r := request("b", 1)
 	use := func(conn *queue.Conn, partition int) {
+		ctx := within(t)
 		require.NoError(t, conn.CreateBatch(ctx, queue.Batch{ID: "b", Partition: partition}))
 		publish(t, conn, partition, "b", 1)
 		require.NoError(t, conn.PublishEvent(ctx, "hook", request("e", 1)))

@@ -259,7 +259,10 @@ func (m *machine) help(command ...string) string {
 }
 
 // everyCommand are flags that a page tells of once for all commands.
-var everyCommand = []string{"--nats-url", "--config", "--debug", "--help", "--version"}
+var everyCommand = []string{
+	"--nats-url", "--nats-creds", "--nats-nkey", "--nats-user", "--nats-password-file", "--nats-ca", "--nats-cert", "--nats-key",
+	"--stream-prefix", "--subject-prefix", "--config", "--debug", "--help", "--version",
+}
 
 func without(list []string, names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(names, s) })
