@@ -27,7 +27,7 @@ func startNATS(t *testing.T) *peers.NATS {
 // worker starts a worker with flags alone and waits until it serves.
 func (m *machine) worker(server *peers.NATS, more ...string) *program {
 	m.t.Helper()
-	args := append(m.key(m.w.key), "--nats-url", server.URL(), "--tls-verify=false", "--jobs", "2")
+	args := append(m.key(m.w.key), "--nats-url", server.URL(), "--tls-verify=false", "--jobs", "2", "--listen", "")
 	p := m.start("sign-worker", append(args, more...)...)
 	p.says("serving")
 	return p

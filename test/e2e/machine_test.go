@@ -27,6 +27,8 @@ type machine struct {
 	t    *testing.T
 	w    *world
 	home string
+	// variables are more of the environment of its programs.
+	variables []string
 }
 
 func newMachine(t *testing.T) *machine {
@@ -51,11 +53,11 @@ func (m *machine) write(name, content string) string {
 
 // env has nothing of the environment of the tests.
 func (m *machine) env() []string {
-	return []string{
+	return append([]string{
 		"HOME=" + m.home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(), "LANG=C.UTF-8",
 		"XDG_STATE_HOME=" + m.path("state"), "XDG_RUNTIME_DIR=" + m.path("run"),
 		"XDG_CONFIG_HOME=" + m.path(".config"), "DOCKER_CONFIG=" + m.path(".docker"),
-	}
+	}, m.variables...)
 }
 
 // key returns the flags that name a key and its passphrase. The names of tests,

@@ -25,6 +25,8 @@ type NATSOptions struct {
 	MaxFileStore int64
 	// MaxPayload bounds a message, in bytes; 0 is the server's default.
 	MaxPayload int
+	// User and Password, when set, are the one client that may connect.
+	User, Password string
 }
 
 // NATS is a nats-server with JetStream in a process of its own, with its store
@@ -110,6 +112,9 @@ func (n *NATS) writeConfig() (string, error) {
 	}
 	if n.options.MaxPayload != 0 {
 		config["max_payload"] = n.options.MaxPayload
+	}
+	if n.options.User != "" {
+		config["authorization"] = map[string]any{"user": n.options.User, "password": n.options.Password}
 	}
 	if c := n.cluster; c != nil {
 		config["server_name"] = c.name

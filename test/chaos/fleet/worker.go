@@ -89,7 +89,7 @@ func (w *Worker) launch(ctx context.Context) error {
 	}
 	o := w.fleet.options
 	args := append([]string{
-		"--nats-url", url, "--sigstore-key", w.key.Private, "--tls-verify=false", "--insecure-policy",
+		"--nats-url", url, "--sigstore-key", w.key.Private, "--tls-verify=false", "--insecure-policy", "--listen=",
 		"--jobs", strconv.Itoa(o.Jobs), "--event-jobs", "1", "--heartbeat", (o.AckWait / 3).String(), "--debug",
 	}, o.WorkerFlags...)
 	var err error
