@@ -79,7 +79,7 @@ func PublicKey(ctx context.Context, uri string, o Options) (crypto.PublicKey, er
 }
 
 func newHolder(uri string, o Options) (*Holder, error) {
-	if err := check(uri); err != nil {
+	if err := Check(uri); err != nil {
 		return nil, err
 	}
 	h := &Holder{uri: uri, options: o}
@@ -90,9 +90,10 @@ func newHolder(uri string, o Options) (*Holder, error) {
 	return h, nil
 }
 
-// check refuses what no service of this build has. Left to itself, the registry of
-// providers would look for a program to run.
-func check(uri string) error {
+// Check refuses a URI that no service of this build is behind, with a
+// [*SettingError]. Left to itself, the registry of providers would look for a
+// program to run.
+func Check(uri string) error {
 	known := sigkms.SupportedProviders()
 	slices.Sort(known)
 	is := func(scheme string) bool { return strings.HasPrefix(uri, scheme) }
