@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
 	"github.com/signfleet/signfleet/internal/policy"
@@ -19,6 +20,13 @@ func writePolicy(t *testing.T, text string) string {
 
 const accept = `[{"type":"insecureAcceptAnything"}]`
 
+func load(t *testing.T, text string) (*policy.Policy, error) {
+	t.Helper()
+	return policy.Load(writePolicy(t, text), policy.Access{})
+}
+
+const manifest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+
 func TestAccepted(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
@@ -27,26 +35,52 @@ func TestAccepted(t *testing.T) {
 		`{"default":` + accept + `,"transports":{"docker":{"":` + accept + `,"r.example":` + accept + `},"docker-daemon":{"":` + accept + `}}}`,
 		`{"default":[{"type":"insecureAcceptAnything"},{"type":"insecureAcceptAnything"}]}` + "\n",
 	} {
-		require.NoError(t, policy.Check(writePolicy(t, text)), text)
+		p, err := load(t, text)
+		require.NoError(t, err, text)
+		require.True(t, p.AcceptsAll(), text)
+		require.NoError(t, p.Allow(t.Context(), "r.example/a:1", manifest))
 	}
 }
 
-func TestRefused(t *testing.T) {
+// Who looks at an image need not look at a registry, where the file says all.
+func TestScopes(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ text, scope, requirement string }{
-		{`{"default":[{"type":"reject"}]}`, "default", "reject"},
-		{`{"default":[{"type":"insecureAcceptAnything"},{"type":"reject"}]}`, "default", "reject"},
-		{`{"default":` + accept + `,"transports":{"docker":{"r.example":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k"}]}}}`, "transports.docker.r.example", "signedBy"},
-		{`{"default":` + accept + `,"transports":{"docker":{"":` + accept + `,"r.example/a":[{"type":"sigstoreSigned","keyPath":"/k"}]}}}`, "transports.docker.r.example/a", "sigstoreSigned"},
-		{`{"default":` + accept + `,"transports":{"docker":{"b":[{"type":"reject"}],"a":[{"type":"reject"}]}}}`, "transports.docker.a", "reject"},
-		{`{"default":[{"type":"of the future"}]}`, "default", "of the future"},
+	const reject = `[{"type":"reject"}]`
+	p, err := load(t, `{"default":`+reject+`,"transports":{"docker":{
+		"r.example":`+accept+`, "r.example/no":`+reject+`, "r.example/no/but":`+accept+`,
+		"r.example/a:bad":`+reject+`, "*.wild.example":`+accept+`, "docker.io/library":`+accept+`,
+		"port.example:5000":`+accept+`, "both.example":[{"type":"insecureAcceptAnything"},{"type":"reject"}]
+	},"docker-daemon":{"":`+accept+`}}}`)
+	require.NoError(t, err)
+	require.False(t, p.AcceptsAll())
+	for image, scope := range map[string]string{
+		"r.example/a:1": "", "r.example/no:1": "transports.docker.r.example/no", "r.example/no/x:1": "transports.docker.r.example/no",
+		"r.example/no/but:1": "", "r.example/a:bad": "transports.docker.r.example/a:bad", "r.example/a@" + manifest.String(): "",
+		"a.wild.example/x:1": "", "wild.example/x:1": "default", "alpine:3": "", "port.example:5000/x:1": "", "port.example/x:1": "default",
+		"both.example/x:1": "transports.docker.both.example", "elsewhere.example/x:1": "default",
 	} {
-		file := writePolicy(t, test.text)
-		err := policy.Check(file)
-		var unsupported *policy.UnsupportedError
-		require.ErrorAs(t, err, &unsupported, test.text)
-		require.Equal(t, policy.UnsupportedError{File: file, Scope: test.scope, Requirement: test.requirement}, *unsupported)
-		require.ErrorContains(t, err, "--insecure-policy", "what can be done about it")
+		err := p.Allow(t.Context(), image, manifest)
+		if scope == "" {
+			require.NoError(t, err, image)
+			continue
+		}
+		var rejected *policy.RejectedError
+		require.ErrorAs(t, err, &rejected, image)
+		require.ErrorContains(t, err, "it is for "+scope+", and rejects", image)
+	}
+}
+
+func TestKeysThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		`{"default":[{"type":"sigstoreSigned","keyPath":"/nowhere/k.pub"}]}`,
+		`{"default":` + accept + `,"transports":{"docker":{"r.example":[{"type":"sigstoreSigned","keyPaths":["/nowhere/k.pub"]}]}}}`,
+		`{"default":[{"type":"sigstoreSigned","fulcio":{"caPath":"/nowhere/k.pub"}}]}`,
+	} {
+		_, err := load(t, text)
+		require.ErrorIs(t, err, os.ErrNotExist, text)
+		require.ErrorContains(t, err, "/nowhere/k.pub")
+		require.ErrorContains(t, err, "sigstoreSigned for ")
 	}
 }
 
@@ -76,11 +110,12 @@ func TestNoPolicy(t *testing.T) {
 		"something behind it":      `{"default":` + accept + `}{}`,
 	} {
 		file := writePolicy(t, text)
-		err := policy.Check(file)
+		_, err := policy.Load(file, policy.Access{})
 		require.ErrorContains(t, err, file, name)
 		require.NotErrorAs(t, err, new(*policy.UnsupportedError), name)
 	}
-	require.ErrorIs(t, policy.Check(filepath.Join(t.TempDir(), "none.json")), os.ErrNotExist)
+	_, err := policy.Load(filepath.Join(t.TempDir(), "none.json"), policy.Access{})
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestFind(t *testing.T) {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,6 +46,16 @@ type Error struct {
 
 	outcomeUnknown bool
 	gaveUp         bool // the caller did: its context ended
+}
+
+// NewForeignClientError is the error of a request that another client has made, as
+// far as it is known: status is 0 where there was no answer.
+func NewForeignClientError(ctx context.Context, op, subject string, status int, reason error) *Error {
+	e := &Error{Op: op, Method: http.MethodGet, URL: subject, Status: status, Err: reason}
+	if ctx.Err() != nil {
+		e.gaveUp, e.Err = true, gaveUp(ctx)
+	}
+	return e
 }
 
 // Diagnostic is one of the errors a registry gave in the body of its answer.

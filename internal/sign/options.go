@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
@@ -45,6 +46,13 @@ type Lease interface {
 	Unlock() error
 }
 
+// Gate decides whether an image may be signed.
+type Gate interface {
+	// Allow returns nil when an image may be signed: image is its name, with its tag
+	// or digest, and manifest the digest of what it was found to be.
+	Allow(ctx context.Context, image string, manifest digest.Digest) error
+}
+
 // Options are what a [Signer] is made of. Registry, Locker and Keys must be set.
 type Options struct {
 	Registry      *registry.Client
@@ -52,6 +60,7 @@ type Options struct {
 	Keys          []*Key
 	Formats       []Format      // default tag
 	ConfirmWrites ConfirmWrites // default auto
+	Gate          Gate          // nil lets everything be signed
 
 	Identities  []IdentityRule    // what images are called; none: by their own names
 	Annotations map[string]string // further claims that the signatures make

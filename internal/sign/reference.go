@@ -17,6 +17,14 @@ type source struct {
 	identities []string        // docker-reference of the payloads
 }
 
+// named is the image's name, with its tag or, for want of one, its digest.
+func (s source) named() string {
+	if _, err := digest.Parse(s.lookup); err == nil {
+		return s.repository + "@" + s.lookup
+	}
+	return s.repository + ":" + s.lookup
+}
+
 // parseSource reads a request's reference, pin and identity; without one in the
 // request, the rules give it.
 //

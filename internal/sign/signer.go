@@ -125,6 +125,9 @@ func (s *Signer) Sign(ctx context.Context, req Request) (result Result, err erro
 	if err := checkTargets(img, chosen.targets, s.signaturesOf(src, keys)); err != nil {
 		return result, err
 	}
+	if err := s.allowed(ctx, img, chosen); err != nil {
+		return result, err
+	}
 	attaching := time.Now()
 	result.Signed, err = s.signEach(ctx, piecesOf(repo, src, chosen.targets, keys))
 	result.Timings = watch.timings(time.Since(attaching))
@@ -140,6 +143,17 @@ func (s *Signer) resolve(ctx context.Context, repo imageReader, src source, want
 	}
 	chosen, err = selectTargets(ctx, repo, img, wanted, extent{skipIndex: s.options.SkipIndex, recursive: s.options.Recursive})
 	return img, chosen, err
+}
+
+// allowed asks whether the image may be signed; nobody minds an image of which
+// nothing is.
+func (s *Signer) allowed(ctx context.Context, img resolved, chosen selection) (err error) {
+	if s.options.Gate == nil || len(chosen.targets) == 0 {
+		return nil
+	}
+	ctx, end := begin(ctx, stagePolicy)
+	defer func() { end(err) }()
+	return s.options.Gate.Allow(ctx, img.named(), img.digest)
 }
 
 // keys are the keys of a request: those it names, in the signer's order.

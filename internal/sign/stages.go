@@ -34,12 +34,13 @@ type stage int
 
 const (
 	stageResolve stage = iota
+	stagePolicy
 	stageSign
 	stageAttach
 	stageCount
 )
 
-func (s stage) String() string { return [...]string{"resolve", "sign", "attach"}[s] }
+func (s stage) String() string { return [...]string{"resolve", "policy", "sign", "attach"}[s] }
 
 // stages measures and traces them.
 type stages struct {
@@ -61,7 +62,7 @@ func newStages(meters metric.MeterProvider, tracers trace.TracerProvider) (*stag
 	}
 	var err error
 	s.duration, err = meters.Meter(instruments).Float64Histogram(StageDuration, metric.WithUnit("s"),
-		metric.WithDescription("What an image spends its time on: queue, resolve, sign (one signature), attach (one manifest)."),
+		metric.WithDescription("What an image spends its time on: queue, resolve, policy, sign (one signature), attach (one manifest)."),
 		metric.WithExplicitBucketBoundaries(StageBounds...))
 	return s, err
 }

@@ -67,7 +67,7 @@ func newInstruments(meters metric.MeterProvider, tracers trace.TracerProvider) (
 		attempts:     counter("signfleet.attempts", "{attempt}", "Attempts at images; failed ones by class."),
 		redeliveries: counter("signfleet.redeliveries", "{delivery}", "Requests that were delivered before."),
 		whole:        seconds("signfleet.image.duration", "From the delivery of a request to its recorded outcome.", wholeBounds),
-		stage:        seconds(sign.StageDuration, "What an image spends its time on: queue, resolve, sign (one signature), attach (one manifest).", sign.StageBounds),
+		stage:        seconds(sign.StageDuration, "What an image spends its time on: queue, resolve, policy, sign (one signature), attach (one manifest).", sign.StageBounds),
 		processing:   seconds("messaging.process.duration", "From a delivery to its end, whatever that is.", wholeBounds),
 		used:         slots("signfleet.slots.used", "Images in work."),
 		limit:        slots("signfleet.slots.limit", "Images that may be in work at once."),

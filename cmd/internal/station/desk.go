@@ -31,6 +31,10 @@ func newDesk(ctx context.Context, c Config, former *desk) (*desk, error) {
 	if err := c.Settings.Validate(); err != nil {
 		return nil, err
 	}
+	gate, err := loadPolicy(c)
+	if err != nil {
+		return nil, err
+	}
 	list, err := c.Source.Rules()
 	if err != nil {
 		return nil, err
@@ -60,7 +64,7 @@ func newDesk(ctx context.Context, c Config, former *desk) (*desk, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Replaced = replaced
+		o.Replaced, o.Gate = replaced, gate
 		d.places = append(d.places, place{options: o})
 	}
 	return d, nil

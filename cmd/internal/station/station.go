@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/signfleet/signfleet/internal/config"
-	"github.com/signfleet/signfleet/internal/policy"
 	"github.com/signfleet/signfleet/internal/queue"
 	"github.com/signfleet/signfleet/internal/registry"
 	"github.com/signfleet/signfleet/internal/sign"
@@ -75,14 +74,11 @@ func New(ctx context.Context, c Config) (*Station, error) {
 	if len(c.Settings.Keys) == 0 {
 		return nil, ErrNoKey
 	}
-	if err := checkPolicy(c.Settings, c.Log); err != nil {
-		return nil, err
-	}
 	first, err := newDesk(ctx, c, nil)
 	if err != nil {
 		return nil, err
 	}
-	access := c.Settings.Registry(c.Source, "signfleet/"+Version(), c.Log)
+	access := c.Settings.Registry(c.Source, userAgent(), c.Log)
 	if c.Telemetry != nil {
 		access.Meters, access.Tracers = c.Telemetry.Meters, c.Telemetry.Spans()
 	}
@@ -102,9 +98,6 @@ func (s *Station) Reload(ctx context.Context, settings config.Signing, source *c
 	c := s.config
 	c.Settings, c.Source = settings, source
 	c.Stdin = nil // nobody sits there to be asked for a passphrase again
-	if err := checkPolicy(settings, c.Log); err != nil {
-		return err
-	}
 	next, err := newDesk(ctx, c, s.desk.Load())
 	if err != nil {
 		return err
@@ -119,28 +112,6 @@ func (s *Station) Reload(ctx context.Context, settings config.Signing, source *c
 // Sign signs an image with what the settings say at the moment.
 func (s *Station) Sign(ctx context.Context, r sign.Request) (sign.Result, error) {
 	return s.desk.Load().Sign(ctx, r)
-}
-
-// checkPolicy refuses a policy that asks for more than can be evaluated.
-func checkPolicy(s config.Signing, log *zap.Logger) error {
-	if s.InsecurePolicy {
-		return nil
-	}
-	file := s.Policy
-	if file == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			home = "" // the system's policy is left
-		}
-		if file, err = policy.Find(policy.DefaultFiles(home)); err != nil {
-			return err
-		}
-	}
-	if file == "" {
-		log.Info("no policy file anywhere: no image is held to one before it is signed")
-		return nil
-	}
-	return policy.Check(file)
 }
 
 // Worker returns a worker loop on conn that signs at this station, under locks
@@ -181,6 +152,8 @@ func (l locker[L]) Lock(ctx context.Context, name string) (sign.Lease, error) {
 	}
 	return lease, nil
 }
+
+func userAgent() string { return "signfleet/" + Version() }
 
 // version is set by the linker where the build knows better than the module
 // system: in a checkout.
