@@ -2,6 +2,7 @@
 
 GO      ?= go
 TAGS    := containers_image_openpgp
+CLOUD   := $(TAGS),kms_cloud
 RACE    := -race -shuffle=on -tags=$(TAGS)
 
 FUZZTIME ?= 10s
@@ -10,13 +11,16 @@ FUZZTIME ?= 10s
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e chaos bench bench/rooms fuzz lint fmt peers tidy verify/build verify/tidy verify/vulns clean
+.PHONY: help build build/cloud demo test unit e2e chaos bench bench/rooms fuzz lint fmt peers tidy verify/build verify/tidy verify/vulns clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9\/-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build both binaries into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -tags=$(TAGS) -ldflags='-s -w' -o bin/ ./cmd/...
+
+build/cloud: ## build them with the clients of AWS, Google and Azure for keys
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -tags=$(CLOUD) -ldflags='-s -w' -o bin/ ./cmd/...
 
 demo: build ## sign a handful of images in a registry of its own, and verify them
 	$(GO) run -tags=$(TAGS) ./test/demo
@@ -64,11 +68,13 @@ tidy: ## bring go.mod and go.sum up to date, of the project and its tools
 	$(GO) -C test/tools/vulns mod tidy
 	$(GO) -C test/tools/manifests mod tidy
 
-verify/build: ## check that all builds without tags, and without cgo
+verify/build: ## check that all builds without tags, without cgo, and with all tags
 	$(GO) build ./...
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) build ./...
 	CGO_ENABLED=0 $(GO) build -tags=$(TAGS) ./...
+	$(GO) vet -tags=$(CLOUD) ./...
+	CGO_ENABLED=0 $(GO) build -tags=$(CLOUD) ./...
 
 verify/tidy: ## check that go.mod and go.sum are up to date
 	$(GO) mod tidy -diff

@@ -72,12 +72,13 @@ func signHere(ctx context.Context, s *settings, std streams) error {
 func stationHere(ctx context.Context, signing config.Signing, source *config.Source, reports *telemetry.Telemetry, log *zap.Logger, std streams) (*station.Station, worker.Options, error) {
 	limits := station.Limits(signing, config.WorkerName())
 	limits.EventJobs, limits.Heartbeat = 0, embeddedHeartbeat
+	limits.KeyPatience = signing.MaxWait // somebody waits for the end
 	if err := limits.Validate(); err != nil {
 		return nil, limits, program.UsageError{Err: err}
 	}
 	st, err := station.New(ctx, station.Config{Settings: signing, Source: source, Stdin: std.in, Prompt: std.err, Log: log, Telemetry: reports})
 	if err != nil {
-		return nil, limits, program.UsageError{Err: err}
+		return nil, limits, station.Mistake(err)
 	}
 	return st, limits, nil
 }
@@ -122,19 +123,28 @@ func openHere(ctx context.Context, conn *queue.Conn, asked submit.Options, dir s
 }
 
 // work runs the worker and what follows its batch side by side until that is
-// done. When ctx ends, the worker finishes what it has in work.
+// done, or the worker can no longer sign. When ctx ends, the worker finishes what
+// it has in work.
 func work(ctx context.Context, w *worker.Worker, follow func(context.Context) error, std streams) error {
 	working, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
+	following, stopFollowing := context.WithCancel(ctx)
+	defer stopFollowing()
 	drained := make(chan error, 1)
-	go func() { drained <- w.Run(working) }()
+	go func() {
+		err := w.Run(working)
+		if err != nil {
+			stopFollowing()
+		}
+		drained <- err
+	}()
 	stopTelling := context.AfterFunc(ctx, func() {
 		say(std.err, "interrupted: finishing the images in work; once more to stop at once\n")
 	})
-	err := follow(ctx)
+	err := follow(following)
 	stopTelling()
 	stopWorking()
-	return errors.Join(unlessInterrupted(ctx, err), <-drained)
+	return errors.Join(unlessInterrupted(following, err), <-drained)
 }
 
 // concludeHere reports on a submission that is done, was interrupted or could

@@ -18,6 +18,7 @@ import (
 	"github.com/signfleet/signfleet/cmd/internal/station"
 	"github.com/signfleet/signfleet/internal/config"
 	"github.com/signfleet/signfleet/internal/deadline"
+	"github.com/signfleet/signfleet/internal/kms"
 	"github.com/signfleet/signfleet/internal/registry"
 	"github.com/signfleet/signfleet/internal/sign"
 	"github.com/signfleet/signfleet/internal/telemetry"
@@ -52,7 +53,7 @@ type reading struct {
 
 // readingFlags are those of access to registries, and of the keys to verify with.
 func readingFlags(flags *pflag.FlagSet) {
-	flags.StringSliceP("sigstore-pubkey", "p", nil, "PEM `file` with the public key, or a private key, whose public half is taken; may be repeated")
+	flags.StringSliceP("sigstore-pubkey", "p", nil, "PEM `file` with the public key, or a private key, whose public half is taken, or the URI of a key in a KMS; may be repeated")
 	flags.StringSlice("sigstore-passphrase-file", nil, "`file` with the passphrase of a private key among them: one for all, or one for each, in the same order")
 	flags.Duration("timeout", 10*time.Minute, "bound on the reading of one image, not counting the waiting for its turn")
 	takeFlags(flags, "tls-verify", "authfile", "cert-dir", "host-requests", "host-rate", "max-wait")
@@ -76,9 +77,14 @@ func (r *reading) check(source *config.Source, std streams) error {
 // publicKeys opens the keys to verify with.
 func (r *reading) publicKeys(ctx context.Context, std streams) ([]*sign.PublicKey, error) {
 	var keys []*sign.PublicKey
-	for i, path := range r.PublicKeys {
-		key, err := sign.LoadPublicKey(path, func() ([]byte, error) {
-			file, err := r.passphraseFile(i)
+	files := 0 // that may want a passphrase
+	for _, path := range r.PublicKeys {
+		nth := files
+		if !kms.IsURI(path) {
+			files++
+		}
+		key, err := station.PublicKey(ctx, path, func() ([]byte, error) {
+			file, err := r.passphraseFile(nth)
 			if err != nil {
 				return nil, err
 			}
@@ -88,7 +94,7 @@ func (r *reading) publicKeys(ctx context.Context, std streams) ([]*sign.PublicKe
 			if ctx.Err() != nil {
 				return nil, context.Canceled
 			}
-			return nil, program.UsageError{Err: err}
+			return nil, station.Mistake(err)
 		}
 		keys = append(keys, key)
 	}
@@ -101,11 +107,11 @@ func (r *reading) passphraseFile(i int) (string, error) {
 		return "", nil
 	case 1:
 		return files[0], nil
-	case len(r.PublicKeys):
+	case len(config.Files(r.PublicKeys)):
 		return files[i], nil
 	}
 	return "", fmt.Errorf("sigstore-passphrase-file: %d files for %d of sigstore-pubkey: give one for all, or one for each in the same order",
-		len(r.PassphraseFiles), len(r.PublicKeys))
+		len(r.PassphraseFiles), len(config.Files(r.PublicKeys)))
 }
 
 // client is the access to registries.

@@ -150,7 +150,7 @@ func (v *validating) check(source *config.Source, std streams) error {
 
 // inputs are the files that are read beside the list.
 func (v *validating) inputs() []string {
-	return append(slices.Concat(v.InputFiles(), v.PublicKeys), v.source.File)
+	return append(slices.Concat(v.InputFiles(), config.Files(v.PublicKeys)), v.source.File)
 }
 
 const maxJobs = 256

@@ -215,7 +215,7 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 		Settings: s.Signing, Source: s.source, Stdin: stdin, Prompt: stderr, Log: s.log, Telemetry: reports,
 	})
 	if err != nil {
-		return program.UsageError{Err: err}
+		return station.Mistake(err)
 	}
 	defer st.Close()
 	s.queue.Meters, s.queue.Tracers = reports.Meters, reports.Spans()

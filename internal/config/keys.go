@@ -8,15 +8,18 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/signfleet/signfleet/internal/kms"
 )
 
 // keyFlags defines the flags of the keys to sign with.
 func keyFlags(flags *pflag.FlagSet) {
-	flags.StringSliceP("sigstore-key", "k", nil, "private `key` to sign with: a PEM file of cosign or hangar, or plain PKCS#8, SEC1 or PKCS#1; several sign side by side: repeat it")
-	flags.StringSlice("sigstore-passphrase-file", nil, "`file` with the passphrase of the key; of several keys: one file for all, or one for each, in the same order; without one it is asked for on a terminal")
+	flags.StringSliceP("sigstore-key", "k", nil, "private `key` to sign with: a PEM file of cosign or hangar, or plain PKCS#8, SEC1 or PKCS#1, or the URI of a key in a KMS, as hashivault://name; several sign side by side: repeat it")
+	flags.StringSlice("sigstore-passphrase-file", nil, "`file` with the passphrase of the key; of several keys: one file for all, or one for each that is a file, in the same order; without one it is asked for on a terminal")
 }
 
-// KeyFile is a private key, and the file with its passphrase, if there is one.
+// KeyFile is a private key, and the file with its passphrase, if there is one. A
+// key in a key management service has its URI for a path, and no passphrase.
 type KeyFile struct {
 	Path, Passphrase string
 }
@@ -24,15 +27,19 @@ type KeyFile struct {
 // KeyFiles are the keys to sign with, in their order.
 func (s Signing) KeyFiles() []KeyFile {
 	files := make([]KeyFile, 0, len(s.Keys))
-	for i, path := range s.Keys {
+	nth := 0 // of those with a passphrase
+	for _, path := range s.Keys {
 		file := KeyFile{Path: path}
-		switch len(s.PassphraseFiles) {
-		case 0:
-		case 1:
+		switch {
+		case kms.IsURI(path):
+			files = append(files, file)
+			continue
+		case len(s.PassphraseFiles) == 1:
 			file.Passphrase = s.PassphraseFiles[0]
-		default:
-			file.Passphrase = s.PassphraseFiles[i]
+		case len(s.PassphraseFiles) > 1:
+			file.Passphrase = s.PassphraseFiles[nth]
 		}
+		nth++
 		files = append(files, file)
 	}
 	return files
@@ -45,7 +52,13 @@ func (s Signing) InputFiles() []string {
 
 // SigningFiles are the files that say what is signed and with what.
 func (s Signing) SigningFiles() []string {
-	return notEmpty(slices.Concat(s.Keys, s.PassphraseFiles, s.ReplacePublicKeys, []string{s.Policy})...)
+	return notEmpty(slices.Concat(Files(s.Keys), s.PassphraseFiles, Files(s.ReplacePublicKeys), []string{s.Policy})...)
+}
+
+// Files are those of the names of keys that are files, and not in a key management
+// service.
+func Files(keys []string) []string {
+	return slices.DeleteFunc(slices.Clone(keys), kms.IsURI)
 }
 
 func notEmpty(files ...string) []string {
@@ -54,10 +67,21 @@ func notEmpty(files ...string) []string {
 
 // checkKeys refuses files that do not go together.
 func (s Signing) checkKeys() error {
-	keys, passphrases := len(s.Keys), len(s.PassphraseFiles)
-	if passphrases > 1 && passphrases != keys {
+	keys, passphrases := len(Files(s.Keys)), len(s.PassphraseFiles)
+	switch {
+	case passphrases > 1 && passphrases != keys:
 		return fmt.Errorf("sigstore-passphrase-file: %d files for %d of sigstore-key: give one for all keys, or one for each in the same order",
 			passphrases, keys)
+	case passphrases > 0 && keys == 0 && len(s.Keys) > 0:
+		return errors.New("sigstore-passphrase-file: keys in a KMS have no passphrase, and there are no others: leave it out")
+	}
+	for _, key := range s.Keys {
+		if !kms.IsURI(key) {
+			continue
+		}
+		if err := kms.Check(key); err != nil {
+			return fmt.Errorf("sigstore-key: %w", err)
+		}
 	}
 	if len(s.ReplacePublicKeys) > 0 && len(s.ReplaceKeys) == 0 {
 		return errors.New("replace-pubkey: it only goes with replace-key, which says whose signatures go: " +

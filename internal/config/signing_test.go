@@ -82,6 +82,24 @@ func TestKeyFiles(t *testing.T) {
 	require.Equal(t, []config.KeyFile{{Path: "one.key"}, {"two.key", "q"}}, files("", "q"), "none for one that is not encrypted")
 }
 
+func TestKeysInAService(t *testing.T) {
+	t.Parallel()
+	mixed := valid(func(s *config.Signing) {
+		s.Keys = []string{"hashivault://release", "one.key", "hashivault://other", "two.key"}
+		s.PassphraseFiles = []string{"p", "q"}
+	})
+	require.NoError(t, mixed.Validate(), "passphrases are of files")
+	require.Equal(t, []config.KeyFile{{Path: "hashivault://release"}, {"one.key", "p"}, {Path: "hashivault://other"}, {"two.key", "q"}}, mixed.KeyFiles())
+	require.Equal(t, []string{"one.key", "two.key", "p", "q"}, mixed.SigningFiles())
+	mixed.PassphraseFiles = []string{"p", "q", "r", "s"}
+	require.ErrorContains(t, mixed.Validate(), "4 files for 2 of sigstore-key")
+
+	only := valid(func(s *config.Signing) { s.Keys, s.PassphraseFiles = []string{"hashivault://release"}, []string{"p"} })
+	require.ErrorContains(t, only.Validate(), "keys in a KMS have no passphrase")
+	unknown := valid(func(s *config.Signing) { s.Keys = []string{"k8s://ns/key"} })
+	require.ErrorContains(t, unknown.Validate(), "sigstore-key: k8s://ns/key: no key management service")
+}
+
 func TestReplacedKeys(t *testing.T) {
 	t.Parallel()
 	bare := strings.TrimPrefix(fingerprint, "sha256:")

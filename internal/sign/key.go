@@ -30,7 +30,7 @@ type Key struct {
 
 // NewKey makes a key of one that is held elsewhere.
 func NewKey(holder KeyHolder) (*Key, error) {
-	public, err := newPublicKey(holder.Public())
+	public, err := NewPublicKey(holder.Public())
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,8 @@ type PublicKey struct {
 	publicPEM   []byte
 }
 
-func newPublicKey(public crypto.PublicKey) (*PublicKey, error) {
+// NewPublicKey makes a key to verify with of one that was read elsewhere.
+func NewPublicKey(public crypto.PublicKey) (*PublicKey, error) {
 	if err := checkPublic(public); err != nil {
 		return nil, err
 	}

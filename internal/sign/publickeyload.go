@@ -47,7 +47,7 @@ func ParsePublicKey(text []byte, passphrase func() ([]byte, error)) (*PublicKey,
 			if err != nil {
 				return nil, &KeyError{Err: fmt.Errorf("%w: %s: %w", ErrUnsupportedKey, block.Type, err), Remedy: "is the file whole?"}
 			}
-			return newPublicKey(public)
+			return NewPublicKey(public)
 		}
 		if private, _ := privateType(block.Type); private {
 			key, err := ParseKey(pem.EncodeToMemory(block), passphrase)

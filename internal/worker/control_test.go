@@ -25,7 +25,7 @@ func run(t *testing.T, w *Worker, lanes ...lane) (drain func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		w.run(ctx, lanes)
+		_ = w.run(ctx, lanes) // it ends by the drain
 	}()
 	return func() {
 		cancel()

@@ -115,6 +115,9 @@ func (w *Worker) work(ctx, fetch context.Context, j *job) result {
 	if cancelled {
 		return w.end(j, queue.Cancelled, "", "")
 	}
+	if err := w.gate.shut(); err != nil {
+		return w.withoutKeys(j, err)
+	}
 	signing, at, away := w.inWork.enter(ctx, j)
 	if away != nil {
 		return w.sendAway(j, away)
@@ -265,6 +268,13 @@ func (w *Worker) failed(ctx context.Context, j *job, at *stay, signed sign.Resul
 		return dead()
 	}
 	w.catchUp(ctx, j)
+	if f.class == KeyUnavailable && w.gate.failed(err, at.began) {
+		r := w.withoutKeys(j, err)
+		if r.outcome != nil {
+			r = r.carrying(signed)
+		}
+		return r
+	}
 	if f.class == RateLimited {
 		// Waiting out a 429 is not an attempt, but it is waiting.
 		after := w.pauseAfter(j.delivered, f.retryAfter)

@@ -49,7 +49,11 @@ func (w *Worker) serve(fetch, work context.Context, from lane) {
 			return // the end of fetch is how serving ends
 		}
 		w.awaitResumed(fetch, from.name)
-		jobs, err := from.next(fetch, free)
+		w.gate.wait(fetch)
+		open, stop := w.gate.whileOpen(fetch)
+		jobs, err := from.next(open, free)
+		ended := open.Err() != nil
+		stop()
 		slots.give(free - len(jobs))
 		for _, j := range jobs {
 			handlers.Go(func() {
@@ -59,7 +63,7 @@ func (w *Worker) serve(fetch, work context.Context, from lane) {
 				w.handle(work, fetch, j)
 			})
 		}
-		if err != nil && fetch.Err() == nil {
+		if err != nil && !ended {
 			w.log.Warn("cannot ask for requests, trying again", zap.String("lane", from.name), zap.Error(err))
 			pause(fetch, lanePause)
 		}

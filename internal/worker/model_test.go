@@ -184,7 +184,7 @@ func (s *server) employ(ctx context.Context, n int, random *rand.Rand) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended) // also when the process dies
-			w.run(running, []lane{{name: queue.LaneBulk, jobs: 2, next: p.next}})
+			_ = w.run(running, []lane{{name: queue.LaneBulk, jobs: 2, next: p.next}})
 		}()
 		<-ended
 		stop()

@@ -55,6 +55,14 @@ type Options struct {
 	// worker, and NewerPatience how old it may get that way.
 	NewerWait     time.Duration
 	NewerPatience time.Duration
+	// Keys, when set, are held by somebody else. While they are away they are
+	// tried after ProbeMin, and then after twice as long each time, up to ProbeMax.
+	// When they are away for longer than KeyPatience the worker ends; 0 waits for
+	// them for ever.
+	Keys        Keys
+	ProbeMin    time.Duration
+	ProbeMax    time.Duration
+	KeyPatience time.Duration
 	// Throttle, when set, is told what the rest of the fleet has at each registry,
 	// and asked what this worker has there.
 	Throttle Throttle
@@ -84,6 +92,8 @@ func DefaultOptions() Options {
 		ShutdownGrace: 30 * time.Second,
 		NewerWait:     time.Minute,
 		NewerPatience: time.Hour,
+		ProbeMin:      time.Second,
+		ProbeMax:      30 * time.Second,
 	}
 }
 
@@ -122,6 +132,10 @@ func (o Options) Validate() error {
 		return fmt.Errorf("heartbeat: %s is no interval", o.Heartbeat)
 	case o.NewerWait <= 0 || o.NewerPatience < 0:
 		return fmt.Errorf("newer versions: left for %s until they are %s old, which is no time to wait", o.NewerWait, o.NewerPatience)
+	case o.ProbeMin <= 0 || o.ProbeMax < o.ProbeMin:
+		return fmt.Errorf("probes of the keys: after %s to %s is no range", o.ProbeMin, o.ProbeMax)
+	case o.KeyPatience < 0:
+		return fmt.Errorf("key-patience: %s is negative", o.KeyPatience)
 	case o.ShutdownGrace < 0:
 		return fmt.Errorf("shutdown-grace: %s is negative", o.ShutdownGrace)
 	}

@@ -29,6 +29,8 @@ func TestOptionsValidate(t *testing.T) {
 		"announce-every":   func(o *Options) { o.AnnounceEvery = 11 * time.Second },
 		"heartbeat":        func(o *Options) { o.Heartbeat = 0 },
 		"newer versions":   func(o *Options) { o.NewerWait = 0 },
+		"probes":           func(o *Options) { o.ProbeMax = o.ProbeMin / 2 },
+		"key-patience":     func(o *Options) { o.KeyPatience = -1 },
 		"shutdown-grace":   func(o *Options) { o.ShutdownGrace = -1 },
 	} {
 		o := valid

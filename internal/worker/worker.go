@@ -55,6 +55,7 @@ type Worker struct {
 	control *control
 	inWork  *inWork
 	sharing *sharing
+	gate    *keyGate
 	random  func() float64 // 0 to 1, for jitter
 }
 
@@ -83,28 +84,32 @@ const ImageLogger = "image"
 
 func newWorker(r records, signer Signer, o Options, log *zap.Logger) *Worker {
 	silent, _ := newInstruments(nil, nil) // they have nothing to complain of
-	return &Worker{
+	w := &Worker{
 		options: o, records: r, signer: signer, log: log, images: log.Named(ImageLogger), tell: silent,
 		control: newControl(r, log),
 		inWork:  newInWork(o, log),
 		sharing: newSharing(o),
 		random:  rand.Float64,
 	}
+	w.gate = newKeyGate(o, log, w.part)
+	return w
 }
 
 // Run serves the lanes until ctx ends. It then stops asking for requests,
 // finishes those in flight within ShutdownGrace, gives the rest back and
-// returns nil.
+// returns nil. It does the same, and returns a [*KeysAwayError], when the keys
+// are away for longer than KeyPatience.
 func (w *Worker) Run(ctx context.Context) error {
 	lanes := []lane{laneOf(w.conn.BulkLane(), queue.LaneBulk, w.options.Jobs)}
 	if w.options.EventJobs > 0 {
 		lanes = append(lanes, laneOf(w.conn.EventLane(), queue.LaneEvent, w.options.EventJobs))
 	}
-	w.run(ctx, lanes)
-	return nil
+	return w.run(ctx, lanes)
 }
 
-func (w *Worker) run(ctx context.Context, lanes []lane) {
+func (w *Worker) run(ctx context.Context, lanes []lane) error {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	work, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)
 	w.tell.begin(work, lanes)
@@ -123,12 +128,14 @@ func (w *Worker) run(ctx context.Context, lanes []lane) {
 	beside.Go(func() { w.watch(serving) })
 	beside.Go(func() { w.announce(serving, ctx.Done()) })
 	beside.Go(func() { w.hear(serving) })
+	beside.Go(func() { w.gate.watch(serving, giveUp) })
 
 	var each sync.WaitGroup
 	for _, from := range lanes {
 		each.Go(func() { w.serve(ctx, work, from) })
 	}
 	each.Wait()
+	return keysAway(ctx)
 }
 
 // watchEvery is how often what is in work is looked at. With the age that an

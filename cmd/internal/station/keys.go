@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/kms"
 	"github.com/signfleet/signfleet/internal/sign"
 )
 
@@ -18,6 +19,7 @@ type openKey struct {
 	*sign.Key
 	path  string
 	stamp config.Stamp
+	held  *kms.Holder // nil where it is in memory
 }
 
 // isCalled reports whether a name in a rule means the key.
@@ -40,7 +42,7 @@ func (s *Station) Fingerprints() []string {
 func openKeys(ctx context.Context, c Config, replaced []*sign.PublicKey, former *desk) ([]openKey, error) {
 	var keys []openKey
 	for _, file := range c.Settings.KeyFiles() {
-		key, err := openFile(ctx, c, file, former)
+		key, err := openOne(ctx, c, file, former)
 		if err != nil {
 			return nil, err
 		}
@@ -64,8 +66,11 @@ func openKeys(ctx context.Context, c Config, replaced []*sign.PublicKey, former 
 	return keys, nil
 }
 
-// openFile opens the key in a file, unless former has it open.
-func openFile(ctx context.Context, c Config, file config.KeyFile, former *desk) (openKey, error) {
+// openOne opens a key, unless it is in a file that former has open.
+func openOne(ctx context.Context, c Config, file config.KeyFile, former *desk) (openKey, error) {
+	if kms.IsURI(file.Path) {
+		return openHeld(ctx, file.Path)
+	}
 	stamp := config.StampOf(file.Path)
 	if former != nil {
 		for _, key := range former.keys {
@@ -88,7 +93,7 @@ func replacedKeys(ctx context.Context, c Config) ([]*sign.PublicKey, error) {
 	}
 	given := make(map[string]*sign.PublicKey)
 	for _, path := range c.Settings.ReplacePublicKeys {
-		key, err := sign.LoadPublicKey(path, passphraseOf(ctx, c, config.KeyFile{Path: path}))
+		key, err := PublicKey(ctx, path, passphraseOf(ctx, c, config.KeyFile{Path: path}))
 		if err != nil {
 			return nil, err
 		}

@@ -7,9 +7,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 )
 
-// KeysUsable returns an error while a key cannot be used.
-func (s *Station) KeysUsable() error { return nil }
-
 // Observe has metrics tell how many keys there are, and how many can be used.
 func (s *Station) Observe(meters metric.MeterProvider) error {
 	meter := meters.Meter("github.com/signfleet/signfleet/cmd/internal/station")

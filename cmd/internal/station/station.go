@@ -30,6 +30,7 @@ type Station struct {
 	throttle throttle
 	config   Config
 	desk     atomic.Pointer[desk]
+	worker   atomic.Pointer[worker.Worker] // set by Worker
 	tools    sign.Options // what signers need beside settings; set by Worker
 }
 
@@ -124,8 +125,13 @@ func (s *Station) Worker(conn *queue.Conn, o worker.Options, locks sign.Locker) 
 	if err := s.desk.Load().equip(s.tools); err != nil {
 		return nil, err
 	}
-	o.Throttle = s.throttle
-	return worker.New(conn, s, o, s.config.Log)
+	o.Throttle, o.Keys = s.throttle, s
+	w, err := worker.New(conn, s, o, s.config.Log)
+	if err != nil {
+		return nil, err
+	}
+	s.worker.Store(w)
+	return w, nil
 }
 
 // Close ends idle connections to registries.
