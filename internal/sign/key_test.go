@@ -323,3 +323,16 @@ func TestASignatureThatDoesNotVerifyIsNotReturned(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalidSignature)
 	require.ErrorContains(t, err, key.Fingerprint())
 }
+
+// What opens a key is not left in memory, whether it does or not.
+func TestPassphrasesAreOverwritten(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "cosign.key")
+	require.NoError(t, os.WriteFile(path, oldCipher(t, rfcKey(t)), 0o600))
+	for _, text := range []string{secret, "wrong"} {
+		given := []byte(text)
+		_, err := LoadKey(path, func() ([]byte, error) { return given, nil })
+		require.Equal(t, text != secret, err != nil)
+		require.Equal(t, make([]byte, len(text)), given)
+	}
+}
