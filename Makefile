@@ -66,6 +66,7 @@ tidy: ## bring go.mod and go.sum up to date, of the project and its tools
 	$(GO) -C test/tools mod tidy
 	$(GO) -C test/tools/lint mod tidy
 	$(GO) -C test/tools/vulns mod tidy
+	$(GO) -C test/tools/manifests mod tidy
 
 verify/build: ## check that all builds without tags, without cgo, and with all tags
 	$(GO) build ./...

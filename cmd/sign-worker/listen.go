@@ -20,9 +20,9 @@ var errDraining = errors.New("draining: no new requests")
 type listener struct{ server *telemetry.Server }
 
 // Close ends it.
-func (l listener) Close() {
+func (l listener) Close(ctx context.Context) {
 	if l.server != nil {
-		l.server.Close()
+		l.server.Close(ctx)
 	}
 }
 

@@ -232,7 +232,7 @@ func serve(ctx context.Context, flags *pflag.FlagSet, stdin *os.File, stderr io.
 	if err != nil {
 		return program.UsageError{Err: err}
 	}
-	defer health.Close()
+	defer health.Close(ctx)
 	s.log.Info("serving", zap.String("worker", limits.Name), zap.Strings("keys", st.Fingerprints()),
 		zap.Int("jobs", limits.Jobs), zap.Int("event_jobs", limits.EventJobs), zap.Int("partitions", conn.Partitions()), zap.String("version", station.Version()))
 	stopReloading, err := reloads.start(ctx, s, st, reports)

@@ -33,7 +33,7 @@ func (s *Source) Rules() ([]rules.Rule, error) {
 	}
 	entries, ok := value.([]any)
 	if !ok {
-		return refuse(fmt.Errorf("it is no list: begin each rule with - %s:", ruleMatch))
+		return refuse(fmt.Errorf("it is no list: begin each rule with - %s: and a pattern", ruleMatch))
 	}
 	list := make([]rules.Rule, 0, len(entries))
 	for i, entry := range entries {

@@ -47,7 +47,7 @@ func observed(t *testing.T, reader *sdkmetric.ManualReader) map[string]map[strin
 				}
 			case metricdata.Histogram[float64]:
 				for _, point := range data.DataPoints {
-					put(m.Name, point.Attributes, int64(point.Count)) //nolint:gosec // G115: few
+					put(m.Name, point.Attributes, int64(point.Count))
 				}
 			}
 		}

@@ -37,7 +37,7 @@ var requestBounds = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0
 type observer struct {
 	duration  metric.Float64Histogram
 	throttled metric.Float64Counter
-	tracer    trace.Tracer
+	tracer    trace.Tracer // nil where nobody wants spans
 
 	sets sync.Map // of metric.MeasurementOption, by what they say
 
@@ -49,10 +49,10 @@ func newObserver(meters metric.MeterProvider, tracers trace.TracerProvider) (*ob
 	if meters == nil {
 		meters = metricnoop.NewMeterProvider()
 	}
-	if tracers == nil {
-		tracers = tracenoop.NewTracerProvider()
+	o := &observer{hosts: make(map[string]bool)}
+	if tracers != nil {
+		o.tracer = tracers.Tracer(instruments)
 	}
-	o := &observer{tracer: tracers.Tracer(instruments), hosts: make(map[string]bool)}
 	meter := meters.Meter(instruments)
 	var err error
 	o.duration, err = meter.Float64Histogram("http.client.request.duration", metric.WithUnit("s"),
@@ -145,6 +145,9 @@ func (t *observeTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 // start begins the span of a request. It is not told to the registry, which may
 // be anybody's.
 func (o *observer) start(req *http.Request) (context.Context, trace.Span) {
+	if o.tracer == nil {
+		return req.Context(), tracenoop.Span{}
+	}
 	ctx, span := o.tracer.Start(req.Context(), req.Method, trace.WithSpanKind(trace.SpanKindClient))
 	if span.IsRecording() {
 		span.SetAttributes(semconv.HTTPRequestMethodKey.String(req.Method), semconv.URLFull(redactURL(req.URL)))

@@ -265,8 +265,12 @@ func TestAKeyFileIsNamedInErrorsAndWarnings(t *testing.T) {
 	require.NoError(t, os.Chmod(path, 0o640))
 	key, err = LoadKey(path, passphrase(secret))
 	require.NoError(t, err)
+	require.Empty(t, key.Warning(), "so are secrets mounted in containers")
+	require.NoError(t, os.Chmod(path, 0o644))
+	key, err = LoadKey(path, passphrase(secret))
+	require.NoError(t, err)
 	require.Contains(t, key.Warning(), path)
-	require.Contains(t, key.Warning(), "0640")
+	require.Contains(t, key.Warning(), "0644")
 
 	_, err = LoadKey(path, passphrase("wrong"))
 	require.ErrorIs(t, err, ErrWrongPassphrase)

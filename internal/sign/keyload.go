@@ -82,7 +82,7 @@ func GenerateKey(passphrase []byte) (private, public []byte, err error) {
 }
 
 // readKeyFile reads a key file of reasonable size, and warns of one that
-// others than its owner can read.
+// everybody can read.
 func readKeyFile(path string) (text []byte, warning string, err error) {
 	file, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -103,8 +103,9 @@ func readKeyFile(path string) (text []byte, warning string, err error) {
 	if len(text) > maxKeyFile {
 		return text, "", &KeyError{File: path, Err: ErrNoKey, Remedy: "too large to be a key file"}
 	}
-	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o044 != 0 {
-		warning = fmt.Sprintf("key file %s can be read by others than its owner (mode %04o): chmod 600 %s",
+	// That a group may read it is how secrets are mounted for those who are not root.
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o004 != 0 {
+		warning = fmt.Sprintf("key file %s can be read by everybody (mode %04o): chmod 600 %s",
 			path, mode.Perm(), path)
 	}
 	return text, warning, nil

@@ -119,7 +119,7 @@ func ParseFormat(format string, w io.Writer) (json bool, err error) {
 		return false, fmt.Errorf("log-format: %q is none of auto, json, console", format)
 	}
 	file, ok := w.(*os.File)
-	terminal := ok && term.IsTerminal(int(file.Fd())) //nolint:gosec // G115: a file descriptor
+	terminal := ok && term.IsTerminal(int(file.Fd()))
 	return format == FormatJSON || format == FormatAuto && !terminal, nil
 }
 

@@ -80,9 +80,9 @@ func Listen(ctx context.Context, address string, o ServerOptions) (*Server, erro
 // Address is where the server listens.
 func (s *Server) Address() string { return s.address }
 
-// Close ends the server, soon.
-func (s *Server) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+// Close ends the server, soon: what ends the program does not end its answers.
+func (s *Server) Close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 	defer cancel()
 	if s.http.Shutdown(ctx) != nil {
 		_ = s.http.Close() // somebody reads slowly

@@ -33,7 +33,7 @@ func listen(t *testing.T, o telemetry.ServerOptions) *telemetry.Server {
 	o.Log = zap.NewNop()
 	s, err := telemetry.Listen(t.Context(), "127.0.0.1:0", o)
 	require.NoError(t, err)
-	t.Cleanup(s.Close)
+	t.Cleanup(func() { s.Close(context.Background()) })
 	return s
 }
 

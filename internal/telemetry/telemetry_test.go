@@ -75,7 +75,10 @@ func TestSpansOverGRPC(t *testing.T) {
 	collector.RegisterTraceServiceServer(server, service{g})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	defer func() { server.Stop(); <-served }()
+	defer func() {
+		server.Stop()
+		require.NoError(t, <-served)
+	}()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+listener.Addr().String())
 	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
 	t.Setenv("OTEL_METRICS_EXPORTER", "none")

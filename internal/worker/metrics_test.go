@@ -34,7 +34,7 @@ func counted(t *testing.T, reader *sdkmetric.ManualReader) map[string]map[string
 			put := func(labels attribute.Set, value int64) {
 				var words []string
 				for _, label := range labels.ToSlice() {
-					words = append(words, label.Value.Emit())
+					words = append(words, label.Value.String())
 				}
 				if value != 0 {
 					values[strings.Join(words, " ")] = value
@@ -51,7 +51,7 @@ func counted(t *testing.T, reader *sdkmetric.ManualReader) map[string]map[string
 				}
 			case metricdata.Histogram[float64]:
 				for _, point := range data.DataPoints {
-					put(point.Attributes, int64(point.Count)) //nolint:gosec // G115: few
+					put(point.Attributes, int64(point.Count))
 				}
 			}
 			found[m.Name] = values

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -162,4 +164,17 @@ func (f *fleet) requireSigned(references ...string) {
 	for _, reference := range references {
 		require.NoError(f.t, peers.CosignVerify(f.t.Context(), f.registry.Access(), reference, f.key.Public))
 	}
+}
+
+// scrape is what a worker tells Prometheus.
+func (f *fleet) scrape(address string) string {
+	f.t.Helper()
+	req, err := http.NewRequestWithContext(f.t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
+	require.NoError(f.t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(f.t, err)
+	defer resp.Body.Close() //nolint:errcheck // only read
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(f.t, err)
+	return string(text)
 }

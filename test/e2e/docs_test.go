@@ -51,8 +51,12 @@ func TestDocumentedCommandsWork(t *testing.T) {
 		case "make":
 			require.Contains(t, string(ci), strings.Join(command, " "))
 		case "sign-worker":
-			if command[1] == "setup" {
+			switch command[1] {
+			case "setup":
 				d.setup(command[1:])
+				continue
+			case "config":
+				require.Zero(t, d.run("sign-worker", command[1:]...).code)
 				continue
 			}
 			workers = append(workers, d.serve(command[1:]))

@@ -1,6 +1,6 @@
 // Package build makes the programs that tests run, on the machine that runs
 // them: the peers pinned in test/tools (the real registry, cosign, nats-server,
-// and what asks sigstore-go), the linter pinned in test/tools/lint, what looks for
+// and what asks sigstore-go), what reads manifests in test/tools/manifests, the linter pinned in test/tools/lint, what looks for
 // vulnerabilities in test/tools/vulns, and the project's own commands.
 //
 // A pinned program is kept in .cache/bin with the checksum of the go.mod and
@@ -44,12 +44,15 @@ func pins() map[string]pin {
 		"nats-server":   {"test/tools", "github.com/nats-io/nats-server/v2"},
 		"bundleverify":  {"test/tools", "./bundleverify"},
 		"govulncheck":   {"test/tools/vulns", "golang.org/x/vuln/cmd/govulncheck"},
+		"manifests":     {"test/tools/manifests", "./"},
 		"golangci-lint": {"test/tools/lint", "github.com/golangci/golangci-lint/v2/cmd/golangci-lint"},
 	}
 }
 
 // Peers names the programs that tests talk to.
-func Peers() []string { return []string{"bundleverify", "cosign", "nats-server", "registry"} }
+func Peers() []string {
+	return []string{"bundleverify", "cosign", "manifests", "nats-server", "registry"}
+}
 
 // Pinned returns the path of a pinned program, and builds it first if it is
 // missing or was built from other versions.
