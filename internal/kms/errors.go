@@ -50,7 +50,7 @@ func (e *SettingError) Error() string { return fmt.Sprintf("%s: %s", e.URI, e.Re
 // failed is the error of a call: one of those above, and what was said, of which
 // only the text is kept.
 func (c *client) failed(op string, err error) error {
-	kind, said := kindOf(err)
+	said, kind := kindOf(err)
 	if said = clean(said, c.secrets); said != "" {
 		return &Error{URI: c.uri, Op: op, Err: fmt.Errorf("%w: %s", kind, said)}
 	}
@@ -58,10 +58,10 @@ func (c *client) failed(op string, err error) error {
 }
 
 // kindOf finds out what an error means, and what is worth telling of it.
-func kindOf(err error) (kind error, said string) {
+func kindOf(err error) (said string, kind error) {
 	for _, known := range []error{ErrUnreachable, ErrThrottled, ErrDenied, ErrNoKey, ErrRefused, ErrRotated, ErrMisfit} {
 		if errors.Is(err, known) {
-			return known, strings.TrimPrefix(strings.TrimPrefix(err.Error(), known.Error()), ": ")
+			return strings.TrimPrefix(strings.TrimPrefix(err.Error(), known.Error()), ": "), known
 		}
 	}
 	var (
@@ -72,17 +72,17 @@ func kindOf(err error) (kind error, said string) {
 	)
 	switch {
 	case errors.As(err, &answer):
-		return kindOfStatus(answer.StatusCode), fmt.Sprintf("%d %s: %s", answer.StatusCode, http.StatusText(answer.StatusCode), strings.Join(answer.Errors, "; "))
+		return fmt.Sprintf("%d %s: %s", answer.StatusCode, http.StatusText(answer.StatusCode), strings.Join(answer.Errors, "; ")), kindOfStatus(answer.StatusCode)
 	case errors.As(err, &status):
-		return kindOfStatus(status.HTTPStatusCode()), err.Error()
+		return err.Error(), kindOfStatus(status.HTTPStatusCode())
 	case errors.As(err, &call):
-		return ErrUnreachable, call.Err.Error() // without the URL, which may have a password in it
+		return call.Err.Error(), ErrUnreachable // without the URL, which may have a password in it
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
-		return ErrUnreachable, err.Error()
+		return err.Error(), ErrUnreachable
 	case strings.Contains(err.Error(), "could not read data from transit key path"):
-		return ErrNoKey, "" // it is what the client for Vault makes of 404
+		return "", ErrNoKey // it is what the client for Vault makes of 404
 	}
-	return ErrRefused, err.Error()
+	return err.Error(), ErrRefused
 }
 
 func kindOfStatus(status int) error {

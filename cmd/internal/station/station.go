@@ -31,7 +31,7 @@ type Station struct {
 	config   Config
 	desk     atomic.Pointer[desk]
 	worker   atomic.Pointer[worker.Worker] // set by Worker
-	tools    sign.Options // what signers need beside settings; set by Worker
+	tools    sign.Options                  // what signers need beside settings; set by Worker
 }
 
 // Config is what a station is built from.
