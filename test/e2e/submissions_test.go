@@ -195,6 +195,8 @@ func TestFailedListIsWhatFailed(t *testing.T) {
 	require.Len(t, m.failedLines(), 4)
 }
 
+// A policy whose key is not there would reject everything: that is told before
+// anything is done. What it asks of other registries changes nothing here.
 func TestPolicyThatCannotBeEvaluatedIsRefused(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -202,15 +204,17 @@ func TestPolicyThatCannotBeEvaluatedIsRefused(t *testing.T) {
 	image, err := w.pusher.Single(t.Context(), repository(t)+":1.0", "linux/amd64")
 	require.NoError(t, err)
 	const policy = ".config/containers/policy.json"
-	m.write(policy, `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"example.org":`+
-		`[{"type":"sigstoreSigned","keyPath":"`+w.key.Public+`"}]}}}`)
-
+	elsewhere := func(key string) string {
+		return `{"default":[{"type":"insecureAcceptAnything"}],"transports":{"docker":{"example.org":[{"type":"sigstoreSigned","keyPath":"` + key + `"}]}}}`
+	}
+	m.write(policy, elsewhere("/nowhere/origin.pub"))
 	r := m.submit(m.list(image.Reference))
 	require.Equal(t, 2, r.code, r)
 	require.Contains(t, r.stderr, "sigstoreSigned")
+	require.Contains(t, r.stderr, "/nowhere/origin.pub")
 	requireUnsigned(t, w.pusher, image, image.Digest)
 
-	m.write(policy, `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	m.write(policy, elsewhere(w.key.Public))
 	r = m.submit(m.list(image.Reference))
 	require.Zero(t, r.code, r)
 	requireSigned(t, w.registry.Access(), w.key.Public, image.Reference)
