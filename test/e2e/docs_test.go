@@ -201,6 +201,29 @@ func documentedPages(t *testing.T) []string {
 	return append(pages, "../../README.md", "../../CONTRIBUTING.md")
 }
 
+// TestDocumentedSettingsAreRead has the programs read what the documents show of a
+// worker's file and of a policy.
+func TestDocumentedSettingsAreRead(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	block := func(page, language string) string {
+		t.Helper()
+		text, err := os.ReadFile("../../docs/" + page)
+		require.NoError(t, err)
+		found := regexp.MustCompile("(?ms)^```" + language + "\n(.*?)^```").FindStringSubmatch(string(text))
+		require.NotNil(t, found, page)
+		return found[1]
+	}
+	r := m.run("sign-worker", "config", "check", "--config", m.write("rules.yaml", block("rules.md", "yaml")))
+	require.Zero(t, r.code, r)
+
+	policy := strings.ReplaceAll(block("policy.md", "json"), "/etc/signfleet/origin.pub", m.w.key.Public)
+	r = m.run("sign-submit", append(m.key(m.w.key), "--policy", m.write("policy.json", policy), "--failed", m.failed(),
+		"--file", m.list("registry.example.com/elsewhere/app:1"), "--attempts", "1", "--skip-login")...)
+	require.Equal(t, 1, r.code, r)
+	require.NotContains(t, r.stderr, "read policy")
+}
+
 // TestDocumentedFlagsAreThoseOfTheProgram holds the tables of the reference
 // pages and --help to each other: that in the section of a command to its own,
 // the others to that of the program.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,7 +118,7 @@ func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 			m := newMachine(t)
 			old, next := newKey(t), newKey(t)
 			text := func(key peers.KeyPair) string {
-				return "nats-url: NATS\ntls-verify: false\nreload-interval: " + interval + "\nsigstore-key: " + key.Private +
+				return "nats-url: NATS\ntls-verify: false\nreload-interval: " + interval + "\nlisten: 127.0.0.1:0\nsigstore-key: " + key.Private +
 					"\nsigstore-passphrase-file: " + m.write("pass-"+fingerprint(t, key)[7:], key.Passphrase) + "\n"
 			}
 			worker := m.ruled(server, text(old))
@@ -140,9 +141,15 @@ func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 			sign(old)
 			reload(text(next), "settings read anew")
 			sign(next)
+			require.NotContains(t, worker.stderr.String(), `"level":"debug"`)
+			reload(text(next)+"log-level: debug\n", `"changed":["log-level"]`)
 			reload("sigstore-kye: "+old.Private+"\n", "did you mean sigstore-key?")
 			reload(strings.Replace(text(old), "pass-", "no-pass-", 1), "no-pass-")
 			sign(next)
+			address := regexp.MustCompile(`"address":"([^"]+)"`).FindStringSubmatch(worker.stderr.String())[1]
+			_, metrics := ask(t, address, "/metrics")
+			require.Regexp(t, `(?m)^signfleet_reloads_total\{result="success"\} 2$`, metrics)
+			require.Regexp(t, `(?m)^signfleet_reloads_total\{result="failure"\} [2-9]`, metrics)
 
 			worker.signal(syscall.SIGTERM)
 			ended := worker.wait()
