@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -38,6 +39,7 @@ type reloader struct {
 	tried   *settings // that could not be used; nil when the last could, or could not even be read
 	failed  time.Time // when the last failed; zero when it did not
 	seen    look
+	pending look // changed files, as they were at the last look; nil when none were
 }
 
 // failedAgain is how long settings that could not be used are left before they are
@@ -107,15 +109,26 @@ func (r *reloader) run(ctx context.Context, every time.Duration) {
 			return
 		case <-r.hangups:
 		case <-ticks:
-			if why = r.reason(); why == "" {
+			if why = r.reason(); why == "" || r.unsettled() {
 				continue
 			}
 		}
 		// What changes while it is being read is seen by the next look.
 		r.seen = r.look()
 		r.reload(ctx, why)
-		r.seen.add(r.look())
 	}
+}
+
+// unsettled reports whether files have changed since the last look: somebody may
+// be writing them, and what is there of them is not what they will say.
+func (r *reloader) unsettled() bool {
+	now := r.look()
+	if settled := r.pending != nil && now.same(r.pending); settled {
+		r.pending = nil
+		return false
+	}
+	r.pending = now
+	return true
 }
 
 // reason is why a look at the files leads to a reload; empty when it does not.
@@ -133,6 +146,7 @@ func (r *reloader) reason() string {
 func (r *reloader) reload(ctx context.Context, why string) {
 	next, err := parseSettings(r.flags, r.current.source.File)
 	r.tried = next
+	r.seen.add(r.look()) // as the files were before they are read
 	if err == nil {
 		err = r.apply(ctx, next)
 	}
@@ -174,6 +188,11 @@ func (l look) add(more look) {
 			l[file] = stamp
 		}
 	}
+}
+
+// same reports whether all files were as they were at another look.
+func (l look) same(other look) bool {
+	return maps.EqualFunc(l, other, config.Stamp.Same)
 }
 
 // changed are the files that are not as they were.

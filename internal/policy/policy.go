@@ -166,6 +166,16 @@ func (p *Policy) Allow(ctx context.Context, image string, manifest digest.Digest
 	if err != nil {
 		return &RejectedError{Reference: image, File: p.file, Reason: err.Error()}
 	}
+	// A registry with the usual port is the one without: what the policy says of
+	// that by name is not passed by saying the port.
+	if host, path, _ := strings.Cut(image, "/"); strings.HasSuffix(host, ":443") {
+		portless := strings.TrimSuffix(host, ":443") + "/" + path
+		if p.document.names(portless) {
+			if err := p.Allow(ctx, portless, manifest); err != nil {
+				return err
+			}
+		}
+	}
 	scope, requirements := p.document.requirementsOf(named)
 	switch decide(requirements) {
 	case accepted:
@@ -204,6 +214,16 @@ func (d document) requirementsOf(image reference.Named) (scope string, found []r
 		}
 	}
 	return "default", d.Default
+}
+
+// names reports whether a scope of the policy is about an image or what it is in.
+func (d document) names(image string) bool {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return false
+	}
+	scope, _ := d.requirementsOf(named)
+	return scope != "default" && scope != "transports."+dockerTransport+"."
 }
 
 // verdict is what can be said of requirements without a look at the image.

@@ -48,7 +48,7 @@ func TestScopes(t *testing.T) {
 	const reject = `[{"type":"reject"}]`
 	p, err := load(t, `{"default":`+reject+`,"transports":{"docker":{
 		"r.example":`+accept+`, "r.example/no":`+reject+`, "r.example/no/but":`+accept+`,
-		"r.example/a:bad":`+reject+`, "*.wild.example":`+accept+`, "docker.io/library":`+accept+`,
+		"r.example/a:bad":`+reject+`, "tls.example":`+reject+`, "tls.example:443":`+accept+`, "own.example:443":`+accept+`, "*.wild.example":`+accept+`, "docker.io/library":`+accept+`,
 		"port.example:5000":`+accept+`, "both.example":[{"type":"insecureAcceptAnything"},{"type":"reject"}]
 	},"docker-daemon":{"":`+accept+`}}}`)
 	require.NoError(t, err)
@@ -57,6 +57,7 @@ func TestScopes(t *testing.T) {
 		"r.example/a:1": "", "r.example/no:1": "transports.docker.r.example/no", "r.example/no/x:1": "transports.docker.r.example/no",
 		"r.example/no/but:1": "", "r.example/a:bad": "transports.docker.r.example/a:bad", "r.example/a@" + manifest.String(): "",
 		"a.wild.example/x:1": "", "wild.example/x:1": "default", "alpine:3": "", "port.example:5000/x:1": "", "port.example/x:1": "default",
+		"tls.example:443/x:1": "transports.docker.tls.example", "own.example:443/x:1": "",
 		"both.example/x:1": "transports.docker.both.example", "elsewhere.example/x:1": "default",
 	} {
 		err := p.Allow(t.Context(), image, manifest)

@@ -50,7 +50,8 @@ func (g *gauge) of(ctx context.Context, age time.Duration) (depth, error) {
 	if !g.asked.IsZero() && time.Since(g.asked) < age {
 		return g.last, g.err
 	}
-	g.last, g.err = g.conn.depth(ctx)
+	// Whoever asks may hang up: the answer is for the others, too.
+	g.last, g.err = g.conn.depth(context.WithoutCancel(ctx))
 	g.asked = time.Now()
 	return g.last, g.err
 }

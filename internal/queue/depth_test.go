@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -102,5 +103,8 @@ func TestAWorkerIsNotReadyWithoutItsConsumers(t *testing.T) {
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	require.NoError(t, js.DeleteConsumer(t.Context(), "SIGN_REQUESTS", "bulk-07"))
+	hungUp, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	require.ErrorContains(t, conn.Ready(hungUp), "bulk-07", "who does not wait spoils nothing for others")
 	require.ErrorContains(t, conn.Ready(t.Context()), "bulk-07")
 }

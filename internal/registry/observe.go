@@ -103,14 +103,15 @@ func serverAttributes(host string) []attribute.KeyValue {
 	return []attribute.KeyValue{semconv.ServerAddress(address), semconv.ServerPort(port)}
 }
 
-// bounded is a host as metrics call it.
-func (o *observer) bounded(host string) string {
+// bounded is a host as metrics call it. One gets a place of its own when it has
+// answered: names of hosts that are none would take all of them.
+func (o *observer) bounded(host string, answered bool) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.hosts[host] {
 		return host
 	}
-	if len(o.hosts) >= maxObservedHosts {
+	if !answered || len(o.hosts) >= maxObservedHosts {
 		return otherHosts
 	}
 	o.hosts[host] = true
@@ -122,7 +123,7 @@ func (o *observer) waited(ctx context.Context, host string, d time.Duration) {
 	if o == nil || d < time.Millisecond || !o.throttled.Enabled(ctx) {
 		return // it took no longer than taking a slot does
 	}
-	o.throttled.Add(ctx, d.Seconds(), o.attributes(outcome{host: o.bounded(host)}))
+	o.throttled.Add(ctx, d.Seconds(), o.attributes(outcome{host: o.bounded(host, false)}))
 }
 
 // observeTransport is the layer that sees each request as it is sent.
@@ -179,7 +180,10 @@ func (o *observer) sent(ctx context.Context, req *http.Request, span trace.Span,
 	}
 	span.End()
 	if o.duration.Enabled(ctx) {
-		told.host = o.bounded(told.host)
+		told.host = o.bounded(told.host, err == nil)
+		if told.status != 0 && http.StatusText(told.status) == "" {
+			told.status, told.failure = 0, "_OTHER" // a number that a registry has made up
+		}
 		o.duration.Record(ctx, took.Seconds(), o.attributes(told))
 	}
 }

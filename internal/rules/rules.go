@@ -136,9 +136,9 @@ const everything = "**"
 
 func parsePattern(text string) (pattern, error) {
 	p := pattern{name: text}
-	if name, ok := strings.CutSuffix(text, "@"); ok {
-		p.name, p.untagged = name, true
-	} else if i := strings.LastIndexByte(text, ':'); i > strings.LastIndexByte(text, '/') {
+	text, p.untagged = strings.CutSuffix(text, "@")
+	p.name = text
+	if i := strings.LastIndexByte(text, ':'); i > strings.LastIndexByte(text, '/') {
 		p.name, p.tag = text[:i], text[i+1:]
 		if !strings.Contains(p.name, "/") && p.name != everything {
 			return p, fmt.Errorf("is it a host with a port? write %s/** for all that is there", text)
@@ -152,6 +152,16 @@ func parsePattern(text string) (pattern, error) {
 	}
 	host, path, ok := strings.Cut(p.name, "/")
 	switch {
+	case p.untagged && p.tag != "":
+		return p, fmt.Errorf("an image that is named by its digest alone has no tag: write either :%s or @", p.tag)
+	case braceHolds(p.name, ":/"):
+		return p, fmt.Errorf("braces are for a part of a name: write one pattern for each registry or path")
+	case globInPort(host):
+		return p, fmt.Errorf("a port is written as it is, and not as a pattern")
+	case strings.HasSuffix(path, "/"):
+		return p, fmt.Errorf("nothing follows the last slash: write %s** for all that is there", p.name)
+	case strings.ToLower(path) != path:
+		return p, fmt.Errorf("repositories are written in lower case, so this matches none")
 	case strings.Contains(p.name, "@"):
 		return p, fmt.Errorf("a rule is for names and tags: write the name, with @ behind it for images named by digest")
 	case !ok:
@@ -162,7 +172,34 @@ func parsePattern(text string) (pattern, error) {
 		return p, fmt.Errorf("%s is no registry: write docker.io/%s for Docker Hub", host, p.name)
 	}
 	p.name = canonical(p.name)
+	if strings.HasPrefix(p.name, "[") { // an IPv6 address, and no class of characters
+		p.name = strings.NewReplacer("[", `\[`, "]", `\]`).Replace(host) + strings.TrimPrefix(p.name, host)
+	}
 	return p, checkGlobs(p)
+}
+
+// braceHolds reports whether one of some characters stands between braces.
+func braceHolds(name, characters string) bool {
+	depth := 0
+	for _, c := range name {
+		switch {
+		case c == '{':
+			depth++
+		case c == '}':
+			depth--
+		case depth > 0 && strings.ContainsRune(characters, c):
+			return true
+		}
+	}
+	return false
+}
+
+func globInPort(host string) bool {
+	if strings.HasPrefix(host, "[") {
+		_, host, _ = strings.Cut(host, "]")
+	}
+	_, port, _ := strings.Cut(host, ":")
+	return strings.ContainsAny(port, "*?[{")
 }
 
 func checkGlobs(p pattern) error {

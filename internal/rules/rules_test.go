@@ -34,6 +34,8 @@ func TestPatterns(t *testing.T) {
 		{"**:latest", []string{"alpine", "localhost:5000/app", "localhost:5000/app:latest"}, []string{"alpine:3", "alpine" + sum}},
 		{"quay.io/team/app@", []string{"quay.io/team/app" + sum}, []string{"quay.io/team/app", "quay.io/team/app:v1" + sum}},
 		{"quay.io/{a,b}/**", []string{"quay.io/a/x", "quay.io/b/y/z"}, []string{"quay.io/c/x"}},
+		{"[::1]:5000/**", []string{"[::1]:5000/app:v1"}, []string{"localhost:5000/app"}},
+		{"Quay.IO:443/**", []string{"quay.io/app", "QUAY.io:443/app"}, nil},
 		{"**/app", []string{"quay.io/app", "quay.io/a/b/app"}, []string{"quay.io/apps"}},
 	} {
 		list, err := rules.New([]rules.Rule{{Match: []string{test.pattern}}})

@@ -1,7 +1,10 @@
 package sign
 
 import (
+	"fmt"
+	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 
 	docker "github.com/distribution/reference"
@@ -15,6 +18,26 @@ type source struct {
 	lookup     string          // tag or digest that finds the image
 	pins       []digest.Digest // what the image found must be
 	identities []string        // docker-reference of the payloads
+}
+
+// checkHost refuses a second spelling of a registry: what is decided by its name
+// (rules, a policy, who has a lock) would miss it, and its connections would not.
+func checkHost(host string) error {
+	if lower := strings.ToLower(host); lower != host {
+		return fmt.Errorf("a registry is written in lower case: %s", lower)
+	}
+	name, port, ok := strings.Cut(host, ":")
+	if strings.HasPrefix(host, "[") {
+		name, port, ok = strings.Cut(host, "]:")
+		name = strings.Trim(name, "[]")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); ok && (err != nil || strconv.FormatUint(n, 10) != port) {
+		return fmt.Errorf("%q is no port, or not as ports are written", port)
+	}
+	if ip, err := netip.ParseAddr(name); err == nil && ip.String() != name {
+		return fmt.Errorf("an address is written as %s", ip)
+	}
+	return nil
 }
 
 // named is the image's name, with its tag or, for want of one, its digest.
@@ -33,6 +56,9 @@ func (s source) named() string {
 func parseSource(req Request, rules []IdentityRule) (source, error) {
 	named, err := docker.ParseNormalizedNamed(req.Reference)
 	if err != nil {
+		return source{}, &ReferenceError{Reference: req.Reference, Reason: err.Error()}
+	}
+	if err := checkHost(docker.Domain(named)); err != nil {
 		return source{}, &ReferenceError{Reference: req.Reference, Reason: err.Error()}
 	}
 	src := source{given: req.Reference, repository: named.Name()}

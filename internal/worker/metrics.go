@@ -138,7 +138,7 @@ func (i *instruments) ended(ctx context.Context, j *job, o queue.Outcome) {
 	}
 	i.images.Add(ctx, 1, metric.WithAttributes(attributes...))
 	for _, s := range o.Digests {
-		i.signatures.Add(ctx, 1, metric.WithAttributes(attribute.String("format", s.Format), attribute.Bool("already", s.Already)))
+		i.signatures.Add(ctx, 1, metric.WithAttributes(attribute.String("format", knownFormat(s.Format)), attribute.Bool("already", s.Already)))
 	}
 }
 
@@ -151,6 +151,15 @@ func known(class string) string {
 		}
 	}
 	return Internal
+}
+
+// knownFormat is a format of the closed list.
+func knownFormat(format string) string {
+	switch sign.Format(format) {
+	case sign.FormatTag, sign.FormatReferrer:
+		return format
+	}
+	return "other"
 }
 
 // The attributes of a request in spans. Its image is named there, and nowhere

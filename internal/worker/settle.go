@@ -40,9 +40,11 @@ func (w *Worker) settle(ctx context.Context, j *job, r result, began time.Time, 
 			w.giveBack(ctx, j, &retry{}, alive)
 			return
 		}
-		if outcome = stored; stored.Worker == w.options.Name {
+		// One that was there already has been counted.
+		if stored.Worker == outcome.Worker && stored.FinishedAt.Equal(outcome.FinishedAt) {
 			w.tell.ended(ctx, j, stored)
 		}
+		outcome = stored
 	}
 	if outcome.Verdict == queue.Dead && !w.bury(ctx, j, outcome) {
 		w.giveBack(ctx, j, &retry{}, alive)

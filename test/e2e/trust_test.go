@@ -158,3 +158,21 @@ func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 		})
 	}
 }
+
+// A policy that was found where policies are does not go because its file is away.
+func TestPolicyThatVanishesIsKept(t *testing.T) {
+	t.Parallel()
+	server := startNATS(t)
+	m := newMachine(t)
+	policy := m.write(".config/containers/policy.json", `{"default":[{"type":"reject"}]}`)
+	key := newKey(t)
+	worker := m.ruled(server, "nats-url: NATS\ntls-verify: false\nlisten: ''\nreload-interval: 50ms\nsigstore-key: "+key.Private+
+		"\nsigstore-passphrase-file: "+m.write("pass", key.Passphrase)+"\n")
+	image, err := m.w.pusher.Single(t.Context(), repository(t)+":v1", "linux/amd64")
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(policy, policy+".away"))
+	worker.says("policy " + policy + " is gone")
+	r := m.run("sign-submit", "--nats-url", server.URL(), "--failed", m.failed(), "--file", m.list(image.Reference))
+	require.Equal(t, 1, r.code, r)
+	require.Equal(t, "policy-rejected", m.failures()[0].Class)
+}

@@ -2,10 +2,12 @@ package station
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/signfleet/signfleet/internal/config"
 	"github.com/signfleet/signfleet/internal/rules"
 	"github.com/signfleet/signfleet/internal/sign"
 )
@@ -16,6 +18,7 @@ import (
 // finished at the one where they began.
 type desk struct {
 	keys   []openKey
+	policy string // its file; empty where there is none
 	rules  *rules.List
 	places []place // one for each rule; without rules the one for all images
 }
@@ -31,7 +34,7 @@ func newDesk(ctx context.Context, c Config, former *desk) (*desk, error) {
 	if err := c.Settings.Validate(); err != nil {
 		return nil, err
 	}
-	gate, err := loadPolicy(c)
+	gate, policyFile, err := loadPolicy(c)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +42,7 @@ func newDesk(ctx context.Context, c Config, former *desk) (*desk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &desk{}
+	d := &desk{policy: policyFile}
 	if d.rules, err = rules.New(list); err != nil {
 		return nil, err
 	}
@@ -68,6 +71,18 @@ func newDesk(ctx context.Context, c Config, former *desk) (*desk, error) {
 		d.places = append(d.places, place{options: o})
 	}
 	return d, nil
+}
+
+// noLaxer refuses to go on without what held images back before, when nobody has
+// said so: a file that is cut off, or away for a moment, says nothing either.
+func (d *desk) noLaxer(former *desk, s config.Signing) error {
+	if former.rules.Len() > 0 && d.rules.Len() == 0 {
+		return errors.New(`rules: there were some, and there are none: to have everything signed say so, by - match: "**", or start again`)
+	}
+	if former.policy != "" && d.policy != former.policy && s.Policy == "" && !s.InsecurePolicy {
+		return fmt.Errorf("policy %s is gone: name another one with policy, say insecure-policy, or start again", former.policy)
+	}
+	return nil
 }
 
 // keysOf are the keys that a rule names: by their files, as sigstore-key does,

@@ -172,8 +172,31 @@ func TestReload(t *testing.T) {
 	third := plain(t)
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(two.private), "next.key"), read(t, third.private), 0o600))
 	require.NoError(t, os.Rename(filepath.Join(filepath.Dir(two.private), "next.key"), two.private))
-	require.NoError(t, b.reload(t, "sigstore-key: "+two.private+"\n"))
+	everything := "rules:\n- match: '**'\n"
+	require.NoError(t, b.reload(t, "sigstore-key: "+two.private+"\n"+everything))
 	require.Equal(t, []string{third.fingerprint}, b.Fingerprints())
+}
+
+// What holds images back does not go because a file is cut off, or away.
+func TestReloadIsNoLaxerUnasked(t *testing.T) {
+	t.Parallel()
+	one := plain(t)
+	key := "sigstore-key: " + one.private + "\n"
+	b := newBench(t, key+"rules:\n- match: HOST/team/**\n  deny: true\n- match: '**'\n")
+	b.rejected(t, sign.Request{Reference: b.image}, "rule 1 denies it")
+	require.ErrorContains(t, b.reload(t, key), "there were some, and there are none")
+	b.rejected(t, sign.Request{Reference: b.image}, "rule 1 denies it")
+	require.NoError(t, b.reload(t, key+"rules:\n- match: '**'\n"))
+	b.keysOn(t, sign.Request{Reference: b.image})
+
+	// Another spelling of a registry is no other registry.
+	host, path, _ := strings.Cut(b.image, "/")
+	name, port, _ := strings.Cut(host, ":")
+	for _, spelling := range []string{name + ":0" + port, "LOCALHOST:" + port, "[0:0:0:0:0:0:0:1]:" + port} {
+		_, err := b.Sign(t.Context(), sign.Request{Reference: spelling + "/" + path})
+		var unreadable *sign.ReferenceError
+		require.ErrorAs(t, err, &unreadable, spelling)
+	}
 }
 
 // Images that are signed while settings change are signed with the ones or the

@@ -45,18 +45,19 @@ func Mistake(err error) error {
 
 // Away reports whether an image came to nothing because a key management service
 // was away or did not let us. It makes the station the [worker.Keys] of its worker.
+// What is wrong with one key alone is a failure of the images that it is for.
 func (s *Station) Away(err error) bool {
-	var away *kms.Error
-	return errors.As(err, &away)
+	return errors.Is(err, kms.ErrUnreachable) || errors.Is(err, kms.ErrThrottled) || errors.Is(err, kms.ErrDenied)
 }
 
-// Probe signs with each key that is in a key management service.
+// Probe signs with each key that is in a key management service, and says why that
+// is away, if it is.
 func (s *Station) Probe(ctx context.Context) error {
 	for _, key := range s.desk.Load().keys {
 		if key.held == nil {
 			continue
 		}
-		if err := key.held.Probe(ctx); err != nil {
+		if err := key.held.Probe(ctx); s.Away(err) || ctx.Err() != nil {
 			return err
 		}
 	}

@@ -98,8 +98,12 @@ func (s *Station) Reload(ctx context.Context, settings config.Signing, source *c
 	c := s.config
 	c.Settings, c.Source = settings, source
 	c.Stdin = nil // nobody sits there to be asked for a passphrase again
-	next, err := newDesk(ctx, c, s.desk.Load())
+	former := s.desk.Load()
+	next, err := newDesk(ctx, c, former)
 	if err != nil {
+		return err
+	}
+	if err := next.noLaxer(former, settings); err != nil {
 		return err
 	}
 	if err := next.equip(s.tools); err != nil {
