@@ -88,7 +88,10 @@ func checkConfig(file string, stdout io.Writer) error {
 // check names what no server, and no file that the settings name, could make right.
 func (s *settings) check() error {
 	url := cmp.Or(s.NATSURL, "nats://somewhere") // it may be said elsewhere
-	_, errQueue := queueOptions(s.Queue, s.NATS, url)
+	o, errQueue := queueOptions(s.Queue, s.NATS, url)
+	if o.LockTTL = s.LockTTL; errQueue == nil {
+		errQueue = o.Validate()
+	}
 	list, _ := s.source.Rules() // what cannot be read of them is told by itself
 	return errors.Join(s.Signing.Validate(), s.limits().Validate(), s.checkOwn(), errQueue, s.CheckRules(list))
 }

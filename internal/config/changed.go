@@ -25,7 +25,7 @@ func (s *Source) Changed(since *Source) []string {
 			names = append(names, flag.Name)
 		}
 	})
-	if !reflect.DeepEqual(s.v.Get(RulesKey), since.v.Get(RulesKey)) {
+	if !reflect.DeepEqual(s.rules, since.rules) {
 		names = append(names, RulesKey)
 	}
 	return names

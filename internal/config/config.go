@@ -29,6 +29,7 @@ type Source struct {
 	File string
 	// fileAlone is set when neither flags nor the environment count.
 	fileAlone bool
+	rules     any // of the file, as they stand there
 }
 
 // Read reads the settings that flags define: from the flags, the environment

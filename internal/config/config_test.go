@@ -208,6 +208,8 @@ func TestFileIsRefused(t *testing.T) {
 		"nor this":            {"version: 1\n", "version"},
 		"not YAML":            {"jobs: [5\n", "bad.yaml"},
 		"not a mapping":       {"- jobs\n", "bad.yaml"},
+		"in capital letters":  {"jobs: 5\nJobs: 6\n", "Jobs and jobs are one key"},
+		"two documents":       {"jobs: 5\n---\njobs: 6\n", "several documents"},
 		"the same key, twice": {"jobs: 5\njobs: 6\n", "bad.yaml"},
 	} {
 		file := writeFile(t, filepath.Join(dir, "bad.yaml"), test.text)

@@ -40,8 +40,8 @@ func (s *Source) Print(w io.Writer) error {
 		}
 		err = add(flag.Name, from, s.value(flag))
 	})
-	if rules := s.v.Get(RulesKey); err == nil && rules != nil {
-		err = add(RulesKey, s.File, rules)
+	if err == nil && s.rules != nil {
+		err = add(RulesKey, s.File, s.rules)
 	}
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func (s *Source) Rules() ([]rules.Rule, error) {
 	refuse := func(err error) ([]rules.Rule, error) {
 		return nil, fmt.Errorf("configuration %s: %s: %w", s.File, RulesKey, err)
 	}
-	value := s.v.Get(RulesKey)
+	value := s.rules
 	if value == nil {
 		return nil, nil
 	}
@@ -73,7 +73,7 @@ func readRule(entry any) (rules.Rule, error) {
 			}
 		case ruleDeny:
 			if rule.Deny, ok = value.(bool); !ok {
-				err = fmt.Errorf("%v is neither true nor false", value)
+				err = fmt.Errorf("%q is neither true nor false", fmt.Sprint(value))
 			}
 		default:
 			return rule, fmt.Errorf("unknown key %s: a rule has %s", suggesting(word, ruleWords), strings.Join(ruleWords, ", "))

@@ -47,7 +47,7 @@ rules:
 	require.NoError(t, err)
 	require.Len(t, under.Formats, 1, "that for all")
 
-	for _, none := range []string{"jobs: 4\n", "rules: []\n", "rules:\n"} {
+	for _, none := range []string{"jobs: 4\n", "rules: []\n"} {
 		source, _ := readWithRules(t, writeFile(t, filepath.Join(dir, "none.yaml"), none))
 		list, err := source.Rules()
 		require.NoError(t, err)
@@ -57,12 +57,15 @@ rules:
 
 func TestRulesAreRefused(t *testing.T) {
 	dir := isolate(t)
+	_, err := config.Read(program(t), "sign-worker", writeFile(t, filepath.Join(dir, "w.yaml"), "rules:\n"), config.RulesKey)
+	require.ErrorContains(t, err, "rules: nothing is under it")
+	t.Setenv("SIGNFLEET_RULES", "abc") // nobody has such a variable
 	for text, says := range map[string]string{
 		"rules: all\n":                              "it is no list",
 		"rules:\n- quay.io/**\n":                    "rule 1: quay.io/** is no rule",
 		"rules:\n- match: '**'\n  dny: true\n":      "rule 1: unknown key dny (did you mean deny?)",
 		"rules:\n- match: '**'\n- deny: true\n":     "rule 2: it matches nothing",
-		"rules:\n- match: '**'\n  deny: 1\n":        "rule 1: deny: 1 is neither true nor false",
+		"rules:\n- match: '**'\n  deny: 1\n":        "rule 1: deny: \"1\" is neither true nor false",
 		"rules:\n- match: 5\n":                      "rule 1: match: 5 is no text",
 		"rules:\n- match: alpine\n":                 "rule 1: match \"alpine\": a host and a repository are needed",
 		"rules:\n- match: '**'\n  keys: []\n":       "rule 1: keys: it is empty",

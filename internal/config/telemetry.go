@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/spf13/pflag"
 )
@@ -33,7 +34,11 @@ func (t Telemetry) Validate() error {
 	if t.Listen == "" {
 		return nil
 	}
-	if _, _, err := net.SplitHostPort(t.Listen); err != nil {
+	_, port, err := net.SplitHostPort(t.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
 		return fmt.Errorf("listen: %q is no address: write 127.0.0.1:9464, or :9464 for all interfaces", t.Listen)
 	}
 	return nil

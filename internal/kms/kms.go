@@ -90,6 +90,9 @@ func newHolder(uri string, o Options) (*Holder, error) {
 	return h, nil
 }
 
+// vaultKey is what sigstore's client takes.
+var vaultKey = regexp.MustCompile(`^[a-z]+://[^/]+$`)
+
 // Check refuses a URI that no service of this build is behind, with a
 // [*SettingError]. Left to itself, the registry of providers would look for a
 // program to run.
@@ -98,6 +101,8 @@ func Check(uri string) error {
 	slices.Sort(known)
 	is := func(scheme string) bool { return strings.HasPrefix(uri, scheme) }
 	switch {
+	case isVault(uri) && !vaultKey.MatchString(uri):
+		return &SettingError{URI: uri, Reason: "it names no key: write hashivault://KEY, and the engine in TRANSIT_SECRET_ENGINE_PATH"}
 	case slices.ContainsFunc(known, is):
 		return nil
 	case slices.ContainsFunc(clouds, is):

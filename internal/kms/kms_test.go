@@ -255,7 +255,7 @@ func TestNoSuchKey(t *testing.T) {
 	_, err := kms.Open(t.Context(), "hashivault://absent", o)
 	require.ErrorIs(t, err, kms.ErrNoKey)
 	_, err = kms.Open(t.Context(), "hashivault://not/a/key", o)
-	require.ErrorContains(t, err, "hashivault://<key>")
+	require.ErrorContains(t, err, "write hashivault://KEY")
 }
 
 func TestEndOfTheContextIsToldAsItself(t *testing.T) {

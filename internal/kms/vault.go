@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/api/cliconfig"
@@ -29,6 +31,9 @@ func (v Vault) complete() (options.RPCAuth, error) {
 	}
 	if auth.Address == "" {
 		return auth, errors.New("VAULT_ADDR is not set: give the URL of the server in the environment")
+	}
+	if u, err := url.Parse(auth.Address); err != nil || !slices.Contains([]string{"http", "https", "unix"}, u.Scheme) || u.Host+u.Path == "" {
+		return auth, errors.New("VAULT_ADDR is no URL of a server: write https://vault.example.com:8200") // its text may have a password in it
 	}
 	if auth.Token != "" {
 		return auth, nil

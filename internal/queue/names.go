@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -131,6 +133,28 @@ func (n names) outcomeSubject(batch, id string, gen int) string {
 
 func (n names) deadSubject(batch, id string, gen int) string {
 	return n.letter + recordKey(batch, id, gen)
+}
+
+// checkURLs refuses what is no URL of a NATS server. The text may have a password
+// in it, so it is not told where it cannot be read.
+func checkURLs(urls string) error {
+	if urls == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(urls, ",") {
+		part = strings.TrimSpace(part)
+		if !strings.Contains(part, "://") {
+			part = "nats://" + part // as the client completes it
+		}
+		u, err := url.Parse(part)
+		switch {
+		case err != nil || u.Host == "":
+			return errors.New("nats-url: not a URL of a server: write nats://host:port, with %2F for / and the like in a password")
+		case !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme):
+			return fmt.Errorf("nats-url: %s:// is not what a NATS server speaks: write nats, tls, ws or wss", u.Scheme)
+		}
+	}
+	return nil
 }
 
 // RedactURL removes passwords and tokens from NATS URLs, for people to read.

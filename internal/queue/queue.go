@@ -151,6 +151,9 @@ func (o Options) Validate() error {
 		// The server cuts the rest off: the lock would end before its lease.
 		return fmt.Errorf("lock-ttl: %s is not a whole number of seconds", o.LockTTL)
 	}
+	if err := checkURLs(o.URL); err != nil {
+		return err
+	}
 	if err := o.checkIdentity(); err != nil {
 		return err
 	}

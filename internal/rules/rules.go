@@ -160,6 +160,12 @@ func parsePattern(text string) (pattern, error) {
 		return p, fmt.Errorf("a port is written as it is, and not as a pattern")
 	case strings.HasSuffix(path, "/"):
 		return p, fmt.Errorf("nothing follows the last slash: write %s** for all that is there", p.name)
+	case strings.ContainsAny(p.name, " \t"):
+		return p, fmt.Errorf("there is a blank in it")
+	case host == "index.docker.io", host == "docker.io" && !strings.ContainsAny(path, "/*?[{"):
+		return p, fmt.Errorf("names are completed before they are compared: write docker.io/library/%s", path)
+	case starsInWord(p.name):
+		return p, fmt.Errorf("** stands between slashes alone: write /** for all below")
 	case strings.ToLower(path) != path:
 		return p, fmt.Errorf("repositories are written in lower case, so this matches none")
 	case strings.Contains(p.name, "@"):
@@ -176,6 +182,17 @@ func parsePattern(text string) (pattern, error) {
 		p.name = strings.NewReplacer("[", `\[`, "]", `\]`).Replace(host) + strings.TrimPrefix(p.name, host)
 	}
 	return p, checkGlobs(p)
+}
+
+// starsInWord reports whether ** is a part of a word, where it would be no more
+// than *.
+func starsInWord(name string) bool {
+	for part := range strings.SplitSeq(name, "/") {
+		if part != "**" && strings.Contains(part, "**") {
+			return true
+		}
+	}
+	return false
 }
 
 // braceHolds reports whether one of some characters stands between braces.

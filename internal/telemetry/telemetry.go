@@ -11,10 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/otlptranslator"
@@ -64,6 +66,11 @@ const shutdownPatience = 5 * time.Second
 // (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/),
 // and without any of them nothing does.
 func Start(ctx context.Context, o Options) (*Telemetry, error) {
+	if err := checkEnvironment(os.Getenv); err != nil {
+		return nil, fmt.Errorf("telemetry: %w", err)
+	}
+	// What OpenTelemetry says of variables that it cannot read has them in it.
+	otel.SetLogger(logr.Discard())
 	if o.Log != nil {
 		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Log.Warn("telemetry", zap.Error(err)) }))
 	}
@@ -79,6 +86,27 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 		return nil, errors.Join(fmt.Errorf("telemetry: traces, as %s: %w", said("TRACES"), err), t.Shutdown(ctx))
 	}
 	return t, nil
+}
+
+// checkEnvironment refuses what could not be read of variables that may hold
+// secrets: their values are not told.
+func checkEnvironment(getenv func(string) string) error {
+	for _, signal := range []string{"", "TRACES_", "METRICS_"} {
+		name := "OTEL_EXPORTER_OTLP_" + signal + "ENDPOINT"
+		if text := getenv(name); text != "" {
+			if u, err := url.Parse(text); err != nil || u.Host == "" {
+				return fmt.Errorf("%s is no URL: write http://collector:4318", name)
+			}
+		}
+		name = "OTEL_EXPORTER_OTLP_" + signal + "HEADERS"
+		for pair := range strings.SplitSeq(getenv(name), ",") {
+			key, value, ok := strings.Cut(pair, "=")
+			if _, err := url.PathUnescape(value); strings.TrimSpace(pair) != "" && (!ok || strings.TrimSpace(key) == "" || err != nil) {
+				return fmt.Errorf("%s is no list of name=value: separate them by commas, and write %%25 for %% and the like", name)
+			}
+		}
+	}
+	return nil
 }
 
 // attributes are what everything that is exported says of the program. A name

@@ -108,3 +108,18 @@ func (s service) Export(_ context.Context, req *collector.ExportTraceServiceRequ
 	s.tell(req)
 	return &collector.ExportTraceServiceResponse{}, nil
 }
+
+// Variables that cannot be read may hold secrets, which nobody is told.
+func TestVariablesThatCannotBeRead(t *testing.T) {
+	for name, value := range map[string]string{
+		"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer s3cret%zz", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "s3cret",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:s3cret%zz@h:4318", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "::s3cret",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			_, err := telemetry.Start(t.Context(), telemetry.Options{Service: "sign-worker"})
+			require.ErrorContains(t, err, name)
+			require.NotContains(t, err.Error(), "s3cret")
+		})
+	}
+}
