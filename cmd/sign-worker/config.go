@@ -11,6 +11,7 @@ import (
 
 	"github.com/signfleet/signfleet/cmd/internal/program"
 	"github.com/signfleet/signfleet/internal/config"
+	"github.com/signfleet/signfleet/internal/rules"
 )
 
 const configLong = `sign-worker config looks at settings and touches nothing.`
@@ -75,24 +76,24 @@ func checkConfig(file string, stdout io.Writer) error {
 	if err := source.Into(s); err != nil {
 		return program.UsageError{Err: fmt.Errorf("configuration %s: %w", source.File, err)}
 	}
-	if err := s.check(); err != nil {
-		return program.UsageError{Err: fmt.Errorf("configuration %s: %w", source.File, err)}
-	}
-	if _, err := s.source.Rules(); err != nil {
+	list, err := source.Rules()
+	if err != nil {
 		return program.UsageError{Err: err}
+	}
+	if err := s.check(list); err != nil {
+		return program.UsageError{Err: fmt.Errorf("configuration %s: %w", source.File, err)}
 	}
 	_, err = fmt.Fprintf(stdout, "%s is good\n", source.File)
 	return err
 }
 
 // check names what no server, and no file that the settings name, could make right.
-func (s *settings) check() error {
+func (s *settings) check(list []rules.Rule) error {
 	url := cmp.Or(s.NATSURL, "nats://somewhere") // it may be said elsewhere
 	o, errQueue := queueOptions(s.Queue, s.NATS, url)
 	if o.LockTTL = s.LockTTL; errQueue == nil {
 		errQueue = o.Validate()
 	}
-	list, _ := s.source.Rules() // what cannot be read of them is told by itself
 	return errors.Join(s.Signing.Validate(), s.limits().Validate(), s.checkOwn(), errQueue, s.CheckRules(list))
 }
 

@@ -33,7 +33,9 @@ like, on as many machines as you like: each request is signed by one of them,
 and by another if that one dies.
 
 A first SIGTERM or SIGINT stops taking requests, finishes the images in work
-within --shutdown-grace and gives the rest back; a second one ends at once.
+within --shutdown-grace and gives the rest back; a second one ends at once. On
+SIGHUP, and when one of their files changes, keys, policy, rules and log level are
+read anew.
 
 Every flag is also an environment variable (--nats-url is SIGNFLEET_NATS_URL)
 and a key of the configuration file (nats-url).

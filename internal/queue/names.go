@@ -157,7 +157,8 @@ func checkURLs(urls string) error {
 	return nil
 }
 
-// RedactURL removes passwords and tokens from NATS URLs, for people to read.
+// RedactURL removes from NATS URLs what may be a password or a token, for people to
+// read.
 func RedactURL(urls string) string {
 	parts := strings.Split(urls, ",")
 	for i, part := range parts {
@@ -173,6 +174,7 @@ func RedactURL(urls string) string {
 		if u.User != nil {
 			u.User = url.User("xxxxx")
 		}
+		u.RawQuery, u.Fragment = "", "" // a server is named by neither
 		parts[i] = u.String()
 	}
 	return strings.Join(parts, ",")

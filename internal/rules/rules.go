@@ -135,7 +135,7 @@ type pattern struct {
 const everything = "**"
 
 func parsePattern(text string) (pattern, error) {
-	p := pattern{name: text}
+	var p pattern
 	text, p.untagged = strings.CutSuffix(text, "@")
 	p.name = text
 	if i := strings.LastIndexByte(text, ':'); i > strings.LastIndexByte(text, '/') {
@@ -147,13 +147,14 @@ func parsePattern(text string) (pattern, error) {
 			return p, fmt.Errorf("%q is no pattern for a tag", p.tag)
 		}
 	}
+	if p.untagged && p.tag != "" {
+		return p, fmt.Errorf("an image that is named by its digest alone has no tag: write either :%s or @", p.tag)
+	}
 	if p.name == everything {
 		return p, checkGlobs(p)
 	}
 	host, path, ok := strings.Cut(p.name, "/")
 	switch {
-	case p.untagged && p.tag != "":
-		return p, fmt.Errorf("an image that is named by its digest alone has no tag: write either :%s or @", p.tag)
 	case braceHolds(p.name, ":/"):
 		return p, fmt.Errorf("braces are for a part of a name: write one pattern for each registry or path")
 	case globInPort(host):
@@ -179,7 +180,8 @@ func parsePattern(text string) (pattern, error) {
 	}
 	p.name = canonical(p.name)
 	if strings.HasPrefix(p.name, "[") { // an IPv6 address, and no class of characters
-		p.name = strings.NewReplacer("[", `\[`, "]", `\]`).Replace(host) + strings.TrimPrefix(p.name, host)
+		host, path, _ = strings.Cut(p.name, "/")
+		p.name = strings.NewReplacer("[", `\[`, "]", `\]`).Replace(host) + "/" + path
 	}
 	return p, checkGlobs(p)
 }
